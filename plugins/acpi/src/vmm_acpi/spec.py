@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Types of the machine description that `vmm_acpi.machine.build_x86` takes.
+
+Only for type checkers: import it under `TYPE_CHECKING`; at run time the description is a plain dict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NotRequired, TypedDict
+
+Range = tuple[int, int]  # base address and size in bytes
+
+
+class Cpu(TypedDict):
+    """One possible vCPU.  `aml` is placed in its device and then provides `_STA`."""
+
+    apic_id: int
+    enabled: NotRequired[bool]
+    uid: NotRequired[int]
+    node: NotRequired[int]
+    aml: NotRequired[bytes]
+
+
+class Segment(TypedDict):
+    """One PCI segment with its host bridge.  `ecam` is the address of bus 0, slot 0, function 0."""
+
+    id: int
+    ecam: int
+    buses: NotRequired[tuple[int, int]]
+    mmio32: NotRequired[Range | None]
+    mmio64: NotRequired[Range | None]
+    io: NotRequired[Sequence[Range]]
+    cf8: NotRequired[bool]
+    prt: NotRequired[Mapping[int, int | Sequence[int | None]]]
+    node: NotRequired[int]
+    aml: NotRequired[bytes]
+
+
+class IoApic(TypedDict):
+    """One I/O APIC."""
+
+    address: int
+    id: NotRequired[int]
+    gsi_base: NotRequired[int]
+
+
+class SourceOverride(TypedDict):
+    """ISA interrupt `source` arrives at `gsi`."""
+
+    source: int
+    gsi: int
+    flags: NotRequired[int]
+    bus: NotRequired[int]
+
+
+class Ged(TypedDict):
+    """Generic event device: its interrupt and its 1-byte event register (reading clears it)."""
+
+    gsi: int
+    address: int
+
+
+class Scan(TypedDict, total=False):
+    """Absolute names of the methods that the event bits 0, 1 and 2 call."""
+
+    cpu: str
+    memory: str
+    pci: str
+
+
+class Serial(TypedDict):
+    """A 16550 port."""
+
+    port: int
+    irq: int
+    size: NotRequired[int]
+
+
+class Rtc(TypedDict):
+    """A CMOS clock."""
+
+    port: int
+    size: NotRequired[int]
+    irq: NotRequired[int | None]
+
+
+class Memory(TypedDict):
+    """A memory range of a NUMA node."""
+
+    base: int
+    size: int
+    node: int
+    hotplug: NotRequired[bool]
+
+
+class X86Spec(TypedDict):
+    """The whole machine; README.md tells what each key means."""
+
+    address: int
+    cpus: Sequence[Cpu]
+    segments: Sequence[Segment]
+    ioapics: Sequence[IoApic]
+    lapic_address: NotRequired[int]
+    apic_mode: NotRequired[str]
+    isos: NotRequired[Sequence[SourceOverride]]
+    lapic_nmi: NotRequired[bool]
+    pcat_compat: NotRequired[bool]
+    ged: NotRequired[Ged | None]
+    scan: NotRequired[Scan]
+    sleep_port: NotRequired[int | None]
+    reset_port: NotRequired[int | None]
+    reset_value: NotRequired[int]
+    pm_timer_port: NotRequired[int | None]
+    serial: NotRequired[Sequence[Serial]]
+    rtc: NotRequired[Rtc | None]
+    vga: NotRequired[bool]
+    boot_arch: NotRequired[int]
+    fadt_flags: NotRequired[int]
+    reserved: NotRequired[Sequence[Range]]
+    reserved_io: NotRequired[Sequence[Range]]
+    preserve_boot_config: NotRequired[bool | None]
+    osc_control: NotRequired[int]
+    extra: NotRequired[Sequence[bytes]]
+    extra_root: NotRequired[Sequence[bytes]]
+    cpus_aml: NotRequired[bytes]
+    madt_extra: NotRequired[Sequence[bytes]]
+    memory: NotRequired[Sequence[Memory]]
+    distances: NotRequired[Sequence[Sequence[int]]]
+    srat_extra: NotRequired[Sequence[bytes]]
+    tables: NotRequired[Sequence[bytes]]
+    oem_id: NotRequired[bytes]
+    oem_table_id: NotRequired[bytes]
+    oem_revision: NotRequired[int]
+    creator_id: NotRequired[bytes]
+    hypervisor_id: NotRequired[bytes]
+    max_size: NotRequired[int]
