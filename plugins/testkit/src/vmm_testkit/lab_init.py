@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What runs inside the lab's emulated host (L1): its modules, its /init, and the script for one job.
+
+Stage 1 (/init, cached with the initramfs) mounts the outer machine's root by 9p, lays a RAM overlay over it
+and makes that the root.  Stage 2 (one per run, in a second archive appended to the first) starts the job.
+The job's standard output and error are FIFOs, each emptied into a virtio-serial port by ``cat``; a third port
+carries the exit status.  FIFOs, because a port can be opened once only and `echo x > /dev/stderr` opens again.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+
+#: Needed for the root and the pipes to the outside.
+MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_console")
+#: For jobs; loaded when the kernel has them.
+OPTIONAL_MODULES = (
+    "kvm-amd", "kvm-intel", "vfio-pci", "vfio_iommu_type1", "tun", "vhost_net", "vhost_vsock", "macvtap",
+)  # fmt: skip
+
+#: The virtio-serial ports; QEMU calls them vmm.NAME.
+PORTS = ("stdout", "stderr", "status")
+
+_TUNING = "trans=virtio,version=9p2000.L,msize=512000"
+
+STAGE1 = rf"""#!/bin/sh
+export PATH=/bin:/sbin
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+while read -r module options; do
+    case $module in kvm_intel.ko) grep -qw vmx /proc/cpuinfo || continue ;; esac
+    case $module in kvm_amd.ko) grep -qw svm /proc/cpuinfo || continue ;; esac
+    insmod "/lib/modules/$module" $options 2> /dev/null
+done < /etc/modules.load
+mkdir -p /lower /ram /new
+mount -t 9p -o ro,cache=loose,{_TUNING} root /lower || exec echo "lab: the outer root does not mount"
+mount -t tmpfs -o size=90% ram /ram
+mkdir /ram/upper /ram/work
+mount -t overlay -o lowerdir=/lower,upperdir=/ram/upper,workdir=/ram/work overlay /new
+mkdir -p /new/proc /new/sys /new/dev /new/run /new/tmp
+mount --move /proc /new/proc
+mount --move /sys /new/sys
+mount --move /dev /new/dev
+mkdir -p /new/dev/pts /new/dev/shm /new/dev/net
+mount -t devpts -o mode=620,ptmxmode=666 pts /new/dev/pts
+mount -t tmpfs shm /new/dev/shm
+mount -t tmpfs -o mode=755 run /new/run
+mkdir /new/run/lab /new/run/lock
+mkdir -m 1777 /new/run/tmp
+chmod 666 /new/dev/kvm 2> /dev/null
+ln -sf /proc/self/fd /new/dev/fd
+for pair in 0:stdin 1:stdout 2:stderr; do ln -sf "/proc/self/fd/${{pair%:*}}" "/new/dev/${{pair#*:}}"; done
+cp /bin/busybox /lab-stage2 /lab-job /new/run/lab/
+ip link set lo up
+exec switch_root /new /run/lab/busybox sh /run/lab/lab-stage2
+"""
+
+
+def stage2(
+    argv: Sequence[str],
+    cwd: str,
+    env: Mapping[str, str],
+    *,
+    nonce: str,
+    shared: str | None,
+    modules: str,
+    tty: str,
+    size: tuple[int, int] = (24, 80),
+) -> tuple[str, str]:
+    """The scripts (stage 2, job) for one run.
+
+    ``nonce`` ends the two output streams and is the first word of the status line. ``shared`` is the
+    directory of the second, writable 9p share; ``modules`` the L1 kernel's module directory as seen
+    outside; ``tty`` the job's terminal (``""``: FIFOs and no standard input), ``size`` its rows and columns.
+    """
+    quote = shlex.quote
+    lines = ["b=/run/lab/busybox", 'stop() { $b sync; $b echo "$nonce $1" > "$status_port"; $b poweroff -f; }']
+    lines += ["for port in /sys/class/virtio-ports/*; do", 'read -r name < "$port/name"']
+    lines += ['case $name in vmm.*) eval "${name#vmm.}_port=/dev/${port##*/}" ;; esac', "done"]
+    lines += [f"nonce={nonce}"]
+    version = modules.rstrip("/").rpartition("/")[2]
+    # modprobe looks in /lib/modules; where the outer machine has none of this version, lend it ours.
+    lend = f"$b ln -s {quote(modules)} /lib/modules/{version}"
+    lines += [f"$b mkdir -p /lib/modules; [ -e /lib/modules/{version} ] || {lend}"]
+    if shared:
+        lines += [
+            f"$b mkdir -p {quote(shared)}",
+            f"$b mount -t 9p -o cache=mmap,{_TUNING} out {quote(shared)} || stop lab-error:out",
+        ]
+    if tty:
+        lines += [
+            f"$b stty rows {size[0]} cols {size[1]} < {tty}",
+            f"$b setsid -c $b sh /run/lab/lab-job < {tty} > {tty} 2>&1",
+            "status=$?",
+            *[f"$b printf %s $nonce > ${name}_port" for name in PORTS[:2]],
+        ]
+    else:
+        lines += ["$b mkfifo /run/lab/1 /run/lab/2"]
+        for number, name in enumerate(PORTS[:2], start=1):
+            lines += [f"{{ $b cat /run/lab/{number}; $b printf %s $nonce; }} > ${name}_port & p{number}=$!"]
+        lines += [
+            "$b sh /run/lab/lab-job < /dev/null > /run/lab/1 2> /run/lab/2",
+            "status=$?",
+            # A daemon left behind by the job may hold the FIFOs open for ever.
+            "( $b sleep 5; $b killall cat ) > /dev/null 2>&1 &",
+            "wait $p1 $p2",
+        ]
+    lines += ["stop $status"]
+    # By its full path: busybox's env would prefer its own applets to the machine's programs.
+    variables = " ".join(quote(f"{name}={value}") for name, value in sorted(env.items()))
+    command = " ".join(quote(word) for word in argv)
+    job = f"cd {quote(cwd)} || exit 126\nexec /usr/bin/env -i {variables} {command}\n"
+    return "\n".join(lines) + "\n", job
