@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Only what pyproject.toml cannot say: the native module and its stable-ABI tag."""
+
+from setuptools import setup
+
+setup(
+    cffi_modules=["native/build_native.py:ffibuilder"],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boots Linux: bzImage and ELF vmlinux, with an initramfs."""

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plugin's options: ``--plugin boot-linux,protocol=…,extract=…``."""
+
+from __future__ import annotations
+
+from vmmcore.front.options import Option, Options
+
+
+class BootOptions(Options):
+    """How a kernel is started."""
+
+    protocol = Option(str, "auto", "how an ELF kernel is entered: linux64 (64-bit entry, zero page) or pvh; "
+                      "auto: linux64 for a bzImage, else pvh where the kernel has its note",
+                      choices=("auto", "linux64", "pvh"))
+    extract = Option(str, "auto", "decompress a bzImage on the host, once, into ~/.cache/vmm/boot; "
+                     "off: in the guest (needed for KASLR); auto: on where possible",
+                     choices=("auto", "on", "off"))

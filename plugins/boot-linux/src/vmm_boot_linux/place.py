@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where in guest RAM the kernel and the initramfs go."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from vmmcore.errors import UserError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmmcore.front.planning import PlanContext
+
+PAGE = 4096
+MIB = 1 << 20
+
+
+def _mib(size: int) -> str:
+    return f"{-(-size // MIB)}M"
+
+
+def _fits(context: PlanContext, start: int, size: int) -> bool:
+    layout = context.layout
+    return start >= layout.load_min and any(
+        base <= start and start + size <= base + length for base, length in layout.ram)
+
+
+def place_kernel(context: PlanContext, path: str, address: int, size: int, alignment: int) -> int:
+    """The load address of a kernel that needs `size` bytes of RAM at `address`.
+
+    `alignment`: of a kernel that can also start at a higher address; 0 for one that cannot.
+    Raises UserError when the RAM is not there.
+    """
+    layout = context.layout
+    if _fits(context, address, size):
+        return address
+    if address < layout.load_min:
+        raise UserError("--kernel", f"{path} wants to be loaded at {address:#x}, below {layout.load_min:#x}",
+                        "that memory is taken: link it for 1 MiB or higher")
+    if alignment:
+        # Lower than its preferred address would not help: it decompresses to there all the same.
+        for base, length in layout.ram:
+            start = -(-max(base, address) // alignment) * alignment
+            if start + size <= min(base + length, 1 << 32):
+                return start
+    raise UserError("--memory size=", f"too small for {path}, which needs the {_mib(size)} from {address:#x} on",
+                    f"use --memory size={_mib(address + size + 16 * MIB)} or more")
+
+
+def place_initramfs(context: PlanContext, low: int, high: int, highest: int) -> list[int] | None:
+    """Load the initramfs, if one is configured, as high as the kernel can reach: [address, size].
+
+    [low, high) is the kernel's. `highest`: the last address that a byte of it may have.
+    Raises UserError when it does not fit.
+    """
+    path = context.config.initramfs
+    if path is None:
+        return None
+    index = context.open_file(path, "--initramfs")
+    status = os.fstat(context.fd(index))
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError("--initramfs", f"{path} is not a regular file", "copy it to one")
+    size = status.st_size
+    if not size:
+        raise UserError("--initramfs", f"{path} is empty", "give an initramfs, or leave the option out")
+    top = min(context.layout.low_ram_end, highest + 1)
+    address = (top - size) & -PAGE
+    if address < high:  # not above the kernel: perhaps below it
+        address = (min(low, top) - size) & -PAGE
+    if not _fits(context, address, size):
+        need = high + size + 2 * PAGE
+        if need > highest:
+            raise UserError("--initramfs", f"{path} ({_mib(size)}) does not fit below {highest:#x} beside the kernel",
+                            "make it smaller")
+        raise UserError("--initramfs", f"{path} ({_mib(size)}) does not fit in memory beside the kernel",
+                        f"give the VM more memory (--memory size={_mib(need + 16 * MIB)} or more)")
+    context.load_file(address, index, 0, size)
+    return [address, size]

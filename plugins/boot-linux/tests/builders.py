@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Synthetic kernels: ELF files and bzImages whose every header field a test can set."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import lz4.block
+import zstandard
+
+PT_LOAD, PT_INTERP, PT_NOTE = 1, 3, 4
+
+
+@dataclass
+class Segment:
+    """A program header; `data` is put into the file at `offset`."""
+
+    data: bytes
+    paddr: int
+    offset: int = 0x1000
+    vaddr: int | None = None
+    memsz: int | None = None
+    filesz: int | None = None
+    kind: int = PT_LOAD
+    align: int = 0x1000
+
+
+def note(name: bytes = b"Xen\0", kind: int = 18, desc: bytes = struct.pack("<Q", 0x1000100)) -> bytes:
+    """One ELF note with 4-byte padding."""
+    pad = -len(name) % 4
+    return struct.pack("<III", len(name), len(desc), kind) + name + bytes(pad) + desc + bytes(-len(desc) % 4)
+
+
+def code(size: int, seed: int = 1) -> bytes:
+    """Bytes that are neither all alike nor random."""
+    return bytes((i * seed + (i >> 7)) & 0xFF for i in range(size))
+
+
+def kernel_segments(pvh: bool = True) -> list[Segment]:
+    """Two loads as in a vmlinux: text, then data with a .bss; and the PVH note."""
+    segments = [
+        Segment(code(0x3000), 0x1000000, 0x1000, vaddr=0xFFFFFFFF81000000),
+        Segment(code(0x800, 3), 0x1004000, 0x5000, vaddr=0xFFFFFFFF81004000, memsz=0x4000),
+    ]
+    if pvh:
+        segments.append(Segment(note(b"GNU\0", 3, b"abcd") + note(), 0, 0x6000, kind=PT_NOTE, align=4))
+    return segments
+
+
+def elf(segments: Sequence[Segment] | None = None, *, entry: int = 0x1000000, phoff: int = 64, machine: int = 62,
+        klass: int = 2, data: int = 1, kind: int = 2, phentsize: int = 56, phnum: int | None = None,
+        tail: bytes = b"") -> bytes:
+    """An ELF64 file; every keyword is a header field, wrong on demand."""
+    segments = kernel_segments() if segments is None else segments
+    count = len(segments) if phnum is None else phnum
+    header = struct.pack("<4sBBB9xHHIQQQIHHHHHH", b"\x7fELF", klass, data, 1, kind, machine, 1, entry, phoff, 0, 0,
+                         64, phentsize, count, 64, 0, 0)
+    table = b"".join(
+        struct.pack("<IIQQQQQQ", s.kind, 7, s.offset, s.paddr if s.vaddr is None else s.vaddr, s.paddr,
+                    len(s.data) if s.filesz is None else s.filesz,
+                    len(s.data) if s.memsz is None else s.memsz, s.align)
+        for s in segments)
+    end = max([phoff + len(table), *(s.offset + len(s.data) for s in segments)])
+    image = bytearray(end)
+    image[: len(header)] = header
+    image[phoff : phoff + len(table)] = table
+    for s in segments:
+        image[s.offset : s.offset + len(s.data)] = s.data
+    return bytes(image) + tail
+
+
+def lz4_legacy(data: bytes) -> bytes:
+    """What ``lz4 -l`` writes, blocks of 8 MiB."""
+    out = struct.pack("<I", 0x184C2102)
+    for start in range(0, len(data), 8 << 20):
+        block = lz4.block.compress(data[start : start + (8 << 20)], store_size=False)
+        out += struct.pack("<I", len(block)) + block
+    return out
+
+
+def xz_kernel(data: bytes) -> bytes:
+    """As scripts/xz_wrap.sh does it: CRC32, the x86 filter, LZMA2."""
+    filters = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "dict_size": 32 << 20, "preset": 1}]
+    return lzma.compress(data, lzma.FORMAT_XZ, check=lzma.CHECK_CRC32, filters=filters)
+
+
+#: name -> compressor, without the size that the kernel's build appends (gzip has its own).
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": lambda data: gzip.compress(data, 1),
+    "xz": xz_kernel,
+    "lzma": lambda data: lzma.compress(data, lzma.FORMAT_ALONE, preset=1),
+    "bzip2": lambda data: bz2.compress(data, 1),
+    "lz4": lz4_legacy,
+    "zstd": lambda data: zstandard.ZstdCompressor(level=3).compress(data),
+}
+
+
+def payload(data: bytes, method: str) -> bytes:
+    """`data` as the kernel's build would put it into a bzImage."""
+    packed = COMPRESSORS[method](data)
+    return packed if method == "gzip" else packed + struct.pack("<I", len(data))
+
+
+def bzimage(packed: bytes | None = None, *, tail: bytes = b"signature", cut: int | None = None,
+            **fields: int) -> bytes:
+    """A bzImage around a payload; `fields` overwrite header fields (see `offsets`); `cut`: keep so many bytes."""
+    if packed is None:
+        packed = payload(elf(), "gzip")
+    setup_sects = 2
+    start = 0x300
+    body = code(start, 5) + packed
+    body += bytes(-len(body) % 16)
+    values = {
+        "setup_sects": setup_sects, "syssize": len(body) // 16, "boot_flag": 0xAA55, "jump": 0x6AEB,
+        "magic": 0x53726448, "version": 0x20F, "loadflags": 1, "initrd_addr_max": 0x7FFFFFFF,
+        "kernel_alignment": 0x200000, "relocatable": 1, "xloadflags": 0x3F, "cmdline_size": 2047,
+        "payload_offset": start, "payload_length": len(packed), "pref_address": 0x1000000,
+        "init_size": 0x800000, "handover_offset": 0x40, **fields,
+    }
+    offsets = {
+        "setup_sects": (0x1F1, "B"), "syssize": (0x1F4, "I"), "boot_flag": (0x1FE, "H"), "jump": (0x200, "H"),
+        "magic": (0x202, "I"), "version": (0x206, "H"), "loadflags": (0x211, "B"),
+        "initrd_addr_max": (0x22C, "I"), "kernel_alignment": (0x230, "I"), "relocatable": (0x234, "B"),
+        "xloadflags": (0x236, "H"), "cmdline_size": (0x238, "I"), "payload_offset": (0x248, "I"),
+        "payload_length": (0x24C, "I"), "pref_address": (0x258, "Q"), "init_size": (0x260, "I"),
+        "handover_offset": (0x264, "I"),
+    }
+    head = bytearray((setup_sects + 1) * 512)
+    for name, value in values.items():
+        offset, kind = offsets[name]
+        struct.pack_into("<" + kind, head, offset, value)
+    image = bytes(head) + body + tail
+    return image if cut is None else image[:cut]

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A planning context of our own, and real kernels where there are some."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from builders import bzimage
+
+from vmm_boot_linux import cache
+from vmm_boot_linux.options import BootOptions
+from vmm_boot_linux.plugin import vmm_boot_probe
+from vmmcore.errors import UserError
+
+MIB = 1 << 20
+
+
+class Context:
+    """What a boot method uses of vmmcore's PlanContext, with the guest's RAM as a sparse dict."""
+
+    def __init__(self, size: int, initramfs: Path | None, options: BootOptions | None) -> None:
+        low = min(size, 3 << 30)
+        self.config = SimpleNamespace(initramfs=None if initramfs is None else str(initramfs))
+        self.layout = SimpleNamespace(ram=[(0, 0xA0000), (MIB, low - MIB)], load_min=MIB, low_ram_end=low)
+        self.files: list[tuple[str, int]] = []
+        self.load: list[tuple[int, int, int, int]] = []
+        self.options = options
+
+    def plugin_options(self, name: str, kind: type[BootOptions]) -> BootOptions:
+        assert name == "boot-linux"
+        return self.options or kind()
+
+    def open_file(self, path: str, option: str, mode: str = "r") -> int:
+        try:
+            self.files.append((path, os.open(path, os.O_RDONLY | os.O_CLOEXEC)))
+        except OSError as error:
+            raise UserError(option, f"{path}: {error.strerror}") from None
+        return len(self.files) - 1
+
+    def fd(self, index: int) -> int:
+        return self.files[index][1]
+
+    def load_file(self, gpa: int, file_index: int, offset: int, size: int) -> None:
+        assert any(base <= gpa and gpa + size <= base + length for base, length in self.layout.ram)
+        self.load.append((gpa, file_index, offset, size))
+
+    def memory(self) -> dict[int, bytes]:
+        """Guest physical address -> bytes that the runner would load there."""
+        result = {}
+        for gpa, index, offset, size in self.load:
+            data = os.pread(self.fd(index), size, offset)
+            assert len(data) == size, "the load list reaches behind the file"
+            result[gpa] = data
+        return result
+
+    def close(self) -> None:
+        for _, fd in self.files:
+            os.close(fd)
+
+
+Plan = Callable[..., tuple[dict[str, Any], Context]]
+
+
+@pytest.fixture
+def plan() -> Iterator[Plan]:
+    """plan(path, memory=bytes, initramfs=path, protocol=…, extract=…) -> (entry, context)"""
+    contexts = []
+
+    def run(path: Path, memory: int = 256 * MIB, initramfs: Path | None = None,
+            **options: str) -> tuple[dict[str, Any], Context]:
+        context = Context(memory, initramfs, BootOptions(**options))
+        contexts.append(context)
+        with open(path, "rb") as file:
+            head = file.read(65536)
+        claim = vmm_boot_probe(str(path), head, path.stat().st_size)
+        assert claim is not None, "not claimed"
+        entry: dict[str, Any] = claim.plan(context)  # type: ignore[arg-type]
+        return entry, context
+
+    yield run
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(autouse=True)
+def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own; not there yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    return tmp_path / "xdg" / "vmm" / "boot"
+
+
+def settle(path: Path) -> None:
+    """Wait until the file's last change is old enough for its key to be remembered."""
+    while time.time_ns() - path.stat().st_ctime_ns <= cache.RACY:
+        os.sched_yield()
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Path:
+    """A synthetic bzImage."""
+    path = tmp_path / "bzImage"
+    path.write_bytes(bzimage())
+    settle(path)
+    return path
+
+
+def _real_kernels() -> list[Path]:
+    named = os.environ.get("VMM_TEST_KERNELS", "")
+    if named:
+        return [Path(name) for name in named.split(":")]
+    return sorted(path for path in Path("/boot").glob("vmlinuz-*") if os.access(path, os.R_OK))
+
+
+@pytest.fixture(params=["cloud-amd64", "amd64"])
+def debian(request: pytest.FixtureRequest) -> Path:
+    """A stock Debian kernel: from VMM_TEST_KERNELS (paths joined by ':'), /boot, or the test kit."""
+    flavour = request.param
+    for path in _real_kernels():
+        if path.name.endswith("-" + flavour) and ("cloud" in path.name) == ("cloud" in flavour):
+            return path
+    try:
+        from vmm_testkit.kernels import KernelError, debian_kernel
+    except ImportError:
+        pytest.skip(f"no Debian {flavour} kernel: install vmm-testkit, or name files in VMM_TEST_KERNELS")
+    try:
+        vmlinuz: Path = debian_kernel(flavour).vmlinuz
+    except KernelError as error:
+        pytest.skip(f"no Debian {flavour} kernel: {error}")
+    return vmlinuz
