@@ -31,8 +31,8 @@ class Serial(Device):
         error = ffi.new("int *")
         self._serial = lib.serial_new(
             ffi.cast("void *", self.machine.api_address), ffi.cast("void *", self.machine.vm_address),
-            self.resources["port"], self.resources["gsi"], self.files.get("in", -1), self.files.get("out", -1),
-            flags, error)
+            self.resources["port"], self.resources["gsi"],
+            self.files.get("in", -1), self.files.get("out", -1), flags, error)
         if not self._serial:
             raise VmmError(f"{self.id}: cannot create the serial port: {os.strerror(-error[0])}")
 

@@ -36,7 +36,7 @@ class SerialOptions(Options):
         if self.mode is not None and self.file is not None:
             raise UserError(f"{option} file=", f"cannot be combined with {self.mode}", "keep one of them")
         if self.mode is None and self.file is None:
-            raise UserError(option, "it is not said where the bytes go", "use tty, pty, null, off or file=PATH")
+            raise UserError(option, "it is not said where the bytes go", "use tty, pty, null or file=PATH")
 
 
 def plan(context: PlanContext, options: SerialOptions, device: dict[str, Any]) -> bool:
