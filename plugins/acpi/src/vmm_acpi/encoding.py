@@ -19,6 +19,7 @@ ONES = b"\xff"
 U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
 
 _LEAD = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ_")
+_HEX = frozenset("0123456789ABCDEF")
 _REST = _LEAD | frozenset("0123456789")
 
 
@@ -39,7 +40,7 @@ def raw_pkg_length(value: int) -> bytes:
 
 
 def pkg_length(body_size: int) -> bytes:
-    """PkgLength of a package whose body has `body_size` bytes; the length counts itself (ACPI 6.5 §20.2.4)."""
+    """PkgLength of a package with a body of `body_size` bytes; it counts itself (ACPI 6.5 §20.2.4)."""
     if body_size < 0x3F:
         return raw_pkg_length(body_size + 1)
     if body_size < (1 << 12) - 2:
@@ -153,7 +154,9 @@ def package(*elements: Term, count: int | None = None) -> bytes:
     """Package of up to 255 elements; a larger `count` leaves the rest uninitialised (ACPI 6.5 §20.2.5.4)."""
     number = len(elements) if count is None else count
     if not len(elements) <= number <= 255:
-        raise ValueError(f"AML package of {len(elements)} elements declared as {number}; use var_package above 255")
+        raise ValueError(
+            f"AML package of {len(elements)} elements, declared {number}; above 255 use var_package"
+        )
     return packaged(b"\x12", bytes((number,)) + join(elements))
 
 
@@ -165,7 +168,8 @@ def var_package(count: Term, *elements: Term) -> bytes:
 def eisaid(text: str) -> bytes:
     """EISAID("PNP0A08"): three letters and four hex digits packed in a DWord (ACPI 6.5 §19.6.37)."""
     letters, digits = text[:3], text[3:]
-    if len(text) != 7 or not all("A" <= c <= "Z" for c in letters) or not set(digits) <= set("0123456789ABCDEF"):
+    good = all("A" <= c <= "Z" for c in letters) and _HEX.issuperset(digits)
+    if len(text) != 7 or not good:
         raise ValueError(f"EISA id {text!r}: three capital letters and four hex digits")
     value = 0
     for letter in letters:

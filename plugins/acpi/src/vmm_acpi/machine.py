@@ -56,8 +56,12 @@ def build_x86(spec: X86Spec) -> Blob:
     keys = spec.keys()
     if not _REQUIRED <= keys:
         raise ValueError(f"ACPI machine description lacks {', '.join(sorted(_REQUIRED - keys))}")
-    if not keys <= _REQUIRED | _OPTIONAL:
-        raise ValueError(f"ACPI machine description: unknown {', '.join(sorted(keys - _REQUIRED - _OPTIONAL))}")
+    unknown = keys - _REQUIRED - _OPTIONAL
+    if unknown:
+        raise ValueError(f"ACPI machine description: unknown {', '.join(sorted(unknown))}")
+    _distinct("PCI segment id", [segment["id"] for segment in spec["segments"]])
+    _distinct("APIC id", [cpu["apic_id"] for cpu in spec["cpus"]])
+    _distinct("processor UID", [cpu.get("uid", index) for index, cpu in enumerate(spec["cpus"])])
     address = spec["address"]
     if address < 0 or address % ALIGN:
         raise ValueError(f"ACPI address {address:#x} is not a multiple of {ALIGN}")
@@ -72,7 +76,8 @@ def build_x86(spec: X86Spec) -> Blob:
     dsdt_address = placer.add(build_dsdt(spec, ids))
     listed = [placer.add(_fadt(spec, dsdt_address, ids)), placer.add(_madt(spec, ids))]
     if spec["segments"]:
-        listed.append(placer.add(t.mcfg([(s["ecam"], s["id"], *s.get("buses", (0, 0))) for s in spec["segments"]], ids)))
+        areas = [(s["ecam"], s["id"], *s.get("buses", (0, 0))) for s in spec["segments"]]
+        listed.append(placer.add(t.mcfg(areas, ids)))
     if "memory" in spec:
         from . import numa
 
@@ -150,7 +155,8 @@ def _madt(spec: X86Spec, ids: t.Ids) -> bytes:
     for index, ioapic in enumerate(spec["ioapics"]):
         structures.append(m.io_apic(ioapic.get("id", index), ioapic["address"], ioapic.get("gsi_base", 0)))
     for iso in spec.get("isos", ()):
-        structures.append(m.source_override(iso["source"], iso["gsi"], iso.get("flags", 0), iso.get("bus", 0)))
+        flags, bus = iso.get("flags", 0), iso.get("bus", 0)
+        structures.append(m.source_override(iso["source"], iso["gsi"], flags, bus))
     if spec.get("lapic_nmi", True):
         if narrow:
             structures.append(m.local_apic_nmi())
@@ -172,6 +178,11 @@ def _affinities(spec: X86Spec) -> list[bytes]:
         flags = numa.ENABLED | (numa.HOT_PLUGGABLE if memory.get("hotplug") else 0)
         out.append(numa.memory_affinity(memory["node"], memory["base"], memory["size"], flags))
     return out + list(spec.get("srat_extra", ()))
+
+
+def _distinct(what: str, values: list[int]) -> None:
+    if len(set(values)) != len(values):
+        raise ValueError(f"ACPI machine description: a {what} occurs twice among {values}")
 
 
 class _Placer:

@@ -109,13 +109,16 @@ def qword_memory(
     return _address(8, _MEMORY, writable | cacheable << 1, first, last, translation, consumer)
 
 
-def _address(width: int, kind: int, flags: int, first: int, last: int, translation: int, consumer: bool) -> bytes:
+def _address(
+    width: int, kind: int, flags: int, first: int, last: int, translation: int, consumer: bool
+) -> bytes:
     limit = 1 << 8 * width
     length = last - first + 1
     # A length of 2^width does not fit its field, so such a range cannot be told.
     good = 0 <= first <= last < limit and length < limit and 0 <= translation < limit
     _check(good, f"{8 * width}-bit address window", first, last)
-    out = bytes((_ADDRESS_TAG[width], 3 + 5 * width, 0, kind, 0x0C | consumer, flags))  # 0x0c: both ends fixed
+    fixed = 0x0C  # neither end may be moved
+    out = bytes((_ADDRESS_TAG[width], 3 + 5 * width, 0, kind, fixed | consumer, flags))
     values = (0, first, last, translation, length)
     return out + b"".join([value.to_bytes(width, "little") for value in values])
 

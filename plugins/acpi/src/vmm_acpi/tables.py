@@ -79,9 +79,8 @@ def sdt(signature: bytes, revision: int, body: bytes, ids: Ids) -> bytes:
     if len(signature) != 4:
         raise ValueError(f"ACPI table signature {signature!r}: four bytes")
     head = packed("header", "4sIB", signature, HEADER_SIZE + len(body), revision)
-    tail = packed(
-        "header", "6s8sI4sI", ids.oem_id, ids.oem_table_id, ids.oem_revision, ids.creator_id, ids.creator_revision
-    )
+    oem = packed("header", "6s8sI", ids.oem_id, ids.oem_table_id, ids.oem_revision)
+    tail = oem + packed("header", "4sI", ids.creator_id, ids.creator_revision)
     return head + bytes((checksum(head + tail + body),)) + tail + body
 
 
@@ -139,7 +138,8 @@ def fadt(
     # C2 and C3 latencies above 100 and 1000 µs say that those states do not exist (offsets 96 and 98).
     body += packed("FADT", "HHHHBBBBB", 0x65, 0x3E9, 0, 0, 0, 0, 0, 0, 0)
     body += packed("FADT", "HBI", boot_arch, 0, flags)  # 109..115
-    body += reset_register + packed("FADT", "BHBQQ", reset_value, arm_boot_arch, 5, facs_address, dsdt_address)
+    body += reset_register + packed("FADT", "BHB", reset_value, arm_boot_arch, 5)
+    body += packed("FADT", "QQ", facs_address, dsdt_address)
     body += NO_REGISTER * 5 + timer + NO_REGISTER * 2  # 148..243: PM1a event … GPE1
     return sdt(b"FACP", 6, body + sleep_control + sleep_status + hypervisor_id, ids)
 
