@@ -7,6 +7,7 @@ import re
 import struct
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -296,8 +297,9 @@ def test_processors_agree_between_madt_and_dsdt(iasl: Iasl) -> None:
 
 
 def test_x2apic_mode_lists_every_processor_so() -> None:
-    madt = table(build(apic_mode="x2apic"), "APIC")
-    assert [madt[44 + 16 * n] for n in range(4)] == [9, 9, 9, 9]
+    blob = build(apic_mode="x2apic", memory=[{"base": 0, "size": 1 << 20, "node": 0}])
+    assert [table(blob, "APIC")[44 + 16 * n] for n in range(4)] == [9, 9, 9, 9]
+    assert [table(blob, "SRAT")[48 + 24 * n] for n in range(4)] == [2, 2, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -338,3 +340,10 @@ def test_only_a_few_modules_are_loaded() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name for name in done.stdout.split() if not name.startswith("vmm_acpi")}
     assert loaded <= {"struct", "_struct", "__future__"}
+
+
+def test_readme_example_runs() -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    names: dict[str, Any] = {}
+    exec(text.split("```python\n")[1].split("```")[0], names)
+    assert b"VMMS0001" in table(names["blob"], "DSDT")

@@ -172,7 +172,8 @@ def _affinities(spec: X86Spec) -> list[bytes]:
 
     out = []
     for cpu in spec["cpus"]:
-        make = numa.apic_affinity if cpu["apic_id"] < 0xFF else numa.x2apic_affinity
+        narrow = cpu["apic_id"] < 0xFF and spec.get("apic_mode", "auto") == "auto"
+        make = numa.apic_affinity if narrow else numa.x2apic_affinity
         out.append(make(cpu.get("node", 0), cpu["apic_id"]))
     for memory in spec.get("memory", ()):
         flags = numa.ENABLED | (numa.HOT_PLUGGABLE if memory.get("hotplug") else 0)
