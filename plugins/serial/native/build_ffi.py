@@ -34,7 +34,7 @@ void serial_resume(struct serial *serial);
 void serial_save(struct serial *serial, struct uart16550_state *state);
 int serial_restore(struct serial *serial, const struct uart16550_state *state);
 void serial_read_counters(struct serial *serial, struct serial_counters *counters);
-enum { VMM_CHARDEV_RAW, VMM_CHARDEV_ESCAPE, ... };
+enum { VMM_CHARDEV_RAW, VMM_CHARDEV_ESCAPE, VMM_CHARDEV_DROP, ... };
 """)
 ffibuilder.set_source(
     "vmm_serial._native",

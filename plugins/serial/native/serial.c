@@ -3,33 +3,27 @@
 #include "serial.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
-#include <sys/epoll.h>
-#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "vmmcore.h"
 
-/* How often a full host buffer is looked at again, while the guest waits for it. */
-#define RETRY_NS 5000000
-
 struct serial {
   const struct vmm_api *api;
   vmm_vm *vm;
-  vmm_loop *loop;
   vmm_chardev *host; /* NULL: nobody listens, output is dropped */
   uint64_t port;
   uint32_t gsi;
-  int irq_fd, retry_fd;
+  int irq_fd;
   bool mapped;
 
   pthread_mutex_t lock; /* guards all below */
   struct uart16550 uart;
   uint64_t interrupts;
   bool paused;
-  bool starved;     /* the host holds input back until chardev_kick() */
-  bool retry_armed; /* the guest waits for room in the host's buffer */
+  bool starved; /* the host holds input back until chardev_kick() */
 };
 
 /* --- callbacks of the state machine, lock held ------------------------------ */
@@ -52,17 +46,9 @@ static const struct uart16550_ops ops = {transmit, interrupt};
 
 /* --- flow ------------------------------------------------------------------ */
 
-static void set_retry(struct serial *s, bool on) {
-  struct itimerspec when = {.it_value.tv_nsec = on ? RETRY_NS : 0, .it_interval.tv_nsec = on ? RETRY_NS : 0};
-  s->retry_armed = on;
-  timerfd_settime(s->retry_fd, 0, &when, NULL);
-}
-
 /* Called with the lock held after anything that may have changed the flow.
  * True: call chardev_kick() once the lock is free. */
 static bool follow_up(struct serial *s) {
-  bool blocked = uart16550_blocked(&s->uart);
-  if (blocked != s->retry_armed && s->retry_fd >= 0) set_retry(s, blocked);
   if (!s->starved || s->paused || !uart16550_wants_input(&s->uart)) return false;
   s->starved = false;
   return true;
@@ -86,92 +72,69 @@ static void on_io(void *opaque, uint64_t offset, void *data, uint32_t size, int 
   unlock(s);
 }
 
-/* Loop thread: input from the host. */
-static size_t on_input(void *opaque, const uint8_t *data, size_t len) {
+/* Loop thread: input from the host, or (no data) room again for what waits in the transmit FIFO. */
+static size_t on_host(void *opaque, const uint8_t *data, size_t len) {
   struct serial *s = opaque;
   pthread_mutex_lock(&s->lock);
-  size_t taken = s->paused ? 0 : uart16550_receive(&s->uart, data, len);
+  if (!data && !s->paused) uart16550_drain(&s->uart);
+  size_t taken = s->paused || !data ? 0 : uart16550_receive(&s->uart, data, len);
   if (taken < len) s->starved = true;
   pthread_mutex_unlock(&s->lock);
   return taken;
 }
 
-/* Loop thread: time to offer the waiting bytes again. */
-static void on_retry(void *opaque, int fd, uint32_t events) {
-  struct serial *s = opaque;
-  uint64_t expirations;
-  (void)events;
-  if (read(fd, &expirations, sizeof expirations) < 0) return; /* disarmed meanwhile */
-  pthread_mutex_lock(&s->lock);
-  uart16550_drain(&s->uart);
-  unlock(s);
-}
-
 /* --- life cycle -------------------------------------------------------------- */
 
-static int connect_host(struct serial *s, int *in_fd, int *out_fd, uint32_t flags) {
-  if (*in_fd < 0 && *out_fd < 0) return 0;
-  s->loop = s->api->loop(s->vm, 0);
-  if (!s->loop) return -ENOMEM;
-  if (*out_fd >= 0) {
-    int fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-    if (fd < 0) return -errno;
-    int status = s->api->loop_add(s->loop, fd, EPOLLIN, on_retry, s);
-    if (status < 0) {
-      close(fd);
-      return status;
-    }
-    s->retry_fd = fd;
-  }
-  s->host = s->api->chardev_open(s->vm, *in_fd, *out_fd, flags, on_input, s);
-  *in_fd = *out_fd = -1; /* taken over */
-  return s->host ? 0 : -EIO;
+/* The core takes its fds over; devices may share one (standard output), so it gets copies. */
+static vmm_chardev *open_host(struct serial *s, int in_fd, int out_fd, uint32_t flags) {
+  int in_copy = in_fd < 0 ? -1 : fcntl(in_fd, F_DUPFD_CLOEXEC, 3);
+  int out_copy = out_fd < 0 ? -1 : out_fd == in_fd ? in_copy : fcntl(out_fd, F_DUPFD_CLOEXEC, 3);
+  if ((in_fd < 0 || in_copy >= 0) && (out_fd < 0 || out_copy >= 0))
+    return s->api->chardev_open(s->vm, in_copy, out_copy, flags, on_host, s);
+  if (in_copy >= 0) close(in_copy);
+  if (out_copy >= 0 && out_copy != in_copy) close(out_copy);
+  return NULL;
 }
 
-static int wire_up(struct serial *s, int *in_fd, int *out_fd, uint32_t flags) {
+static int wire_up(struct serial *s, int in_fd, int out_fd, uint32_t flags) {
   s->irq_fd = s->api->irqfd_open(s->vm, s->gsi);
   if (s->irq_fd < 0) return s->irq_fd;
-  int status = connect_host(s, in_fd, out_fd, flags);
-  if (status < 0) return status;
-  status = s->api->bus_add(s->vm, VMM_PIO, s->port, UART_REGISTERS, on_io, s);
+  if (in_fd >= 0 || out_fd >= 0) {
+    s->host = open_host(s, in_fd, out_fd, flags);
+    if (!s->host) return -EIO;
+  }
+  int status = s->api->bus_add(s->vm, VMM_PIO, s->port, UART_REGISTERS, on_io, s);
   s->mapped = status >= 0;
   return status;
 }
 
 struct serial *serial_new(const void *api, void *vm, uint16_t port, uint32_t gsi, int in_fd, int out_fd,
                           uint32_t flags, int *error) {
-  struct serial *s = NULL;
   *error = -ENOTSUP;
-  if (vmm_api_check(api, 0) == 0) {
-    *error = -ENOMEM;
-    s = calloc(1, sizeof *s);
-  }
-  if (s) {
-    s->api = api;
-    s->vm = vm;
-    s->port = port;
-    s->gsi = gsi;
-    s->irq_fd = s->retry_fd = -1;
-    pthread_mutex_init(&s->lock, NULL);
-    uart16550_init(&s->uart, &ops, s);
-    *error = wire_up(s, &in_fd, &out_fd, flags);
-    if (*error >= 0) return s;
-    serial_free(s);
-  }
-  if (in_fd >= 0) close(in_fd);
-  if (out_fd >= 0 && out_fd != in_fd) close(out_fd);
+  if (vmm_api_check(api, 0) < 0) return NULL;
+  *error = -ENOMEM;
+  struct serial *s = calloc(1, sizeof *s);
+  if (!s) return NULL;
+  s->api = api;
+  s->vm = vm;
+  s->port = port;
+  s->gsi = gsi;
+  s->irq_fd = -1;
+  pthread_mutex_init(&s->lock, NULL);
+  uart16550_init(&s->uart, &ops, s);
+  *error = wire_up(s, in_fd, out_fd, flags);
+  if (*error >= 0) return s;
+  serial_free(s);
   return NULL;
 }
 
 void serial_free(struct serial *s) {
   if (!s) return;
   if (s->mapped) s->api->bus_del(s->vm, VMM_PIO, s->port);
-  if (s->retry_fd >= 0) {
-    s->api->loop_del(s->loop, s->retry_fd);
-    close(s->retry_fd);
-  }
   if (s->host) {
-    uart16550_drain(&s->uart); /* the last words of the guest */
+    pthread_mutex_lock(&s->lock);
+    if (!s->paused) uart16550_drain(&s->uart); /* the last words; a paused guest says them elsewhere */
+    pthread_mutex_unlock(&s->lock);
     s->api->chardev_close(s->host);
   }
   if (s->irq_fd >= 0) s->api->irqfd_close(s->vm, s->gsi, s->irq_fd);
@@ -195,6 +158,7 @@ void serial_pause(struct serial *s) {
 void serial_resume(struct serial *s) {
   pthread_mutex_lock(&s->lock);
   s->paused = false;
+  uart16550_drain(&s->uart);
   unlock(s);
 }
 

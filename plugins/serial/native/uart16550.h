@@ -75,7 +75,6 @@ bool uart16550_wants_input(const struct uart16550 *u);
 
 /* Offers the waiting bytes to the host again; true when none is left. */
 bool uart16550_drain(struct uart16550 *u);
-static inline bool uart16550_blocked(const struct uart16550 *u) { return u->s.tx_len != 0; }
 
 /* 0, or -1 and no change if `state` could not have come from a UART. Raises the
  * interrupt again if one is pending: an edge in flight is not part of the state. */

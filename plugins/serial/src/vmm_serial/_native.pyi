@@ -4,6 +4,7 @@ from typing import Any, Protocol
 class _Lib(Protocol):
     VMM_CHARDEV_RAW: int
     VMM_CHARDEV_ESCAPE: int
+    VMM_CHARDEV_DROP: int
 
     def serial_new(self, api: Any, vm: Any, port: int, gsi: int, in_fd: int, out_fd: int, flags: int,
                    error: Any, /) -> Any: ...

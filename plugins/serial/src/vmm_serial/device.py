@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-
 from vmmcore.device import Device
 from vmmcore.errors import VmmError
 
@@ -22,18 +20,21 @@ _STATE_VERSION = 1
 class Serial(Device):
     """A 16550A at ``resources["port"]`` with interrupt ``resources["gsi"]``.
 
-    ``files``: ``in`` and ``out``, each may be missing; option ``terminal``: `in` may be the
-    user's own terminal, to be put in raw mode and given an escape key.
+    ``files``: ``in`` and ``out``, each may be missing. Option ``host``: ``tty`` gets raw mode and an
+    escape key if it is a terminal; ``pty`` drops what nobody reads.
     """
 
     def realize(self) -> None:
-        flags = lib.VMM_CHARDEV_RAW | lib.VMM_CHARDEV_ESCAPE if self.options.get("terminal") else 0
+        flags = {"tty": lib.VMM_CHARDEV_RAW | lib.VMM_CHARDEV_ESCAPE,
+                 "pty": lib.VMM_CHARDEV_DROP}.get(self.options.get("host", ""), 0)
         error = ffi.new("int *")
         self._serial = lib.serial_new(
             ffi.cast("void *", self.machine.api_address), ffi.cast("void *", self.machine.vm_address),
             self.resources["port"], self.resources["gsi"],
             self.files.get("in", -1), self.files.get("out", -1), flags, error)
         if not self._serial:
+            import os
+
             raise VmmError(f"{self.id}: cannot create the serial port: {os.strerror(-error[0])}")
 
     def pause(self) -> None:

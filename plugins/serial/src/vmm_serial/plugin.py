@@ -54,7 +54,7 @@ def plan(context: PlanContext, options: SerialOptions, device: dict[str, Any]) -
     elif options.file is not None:
         files = {"out": context.open_file(options.file, "--serial file=", "w")}
     device["files"] = files
-    device["options"] = {"terminal": options.mode == "tty"}
+    device["options"] = {"host": options.mode or "file"}
     return True
 
 

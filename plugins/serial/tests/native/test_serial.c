@@ -5,7 +5,7 @@
 #include "serial.h"
 
 #include <errno.h>
-#include <poll.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,12 +31,10 @@ static struct {
   void *io_opaque;
   vmm_rx_fn rx;
   void *rx_opaque;
-  vmm_fd_fn timer;
-  void *timer_opaque;
-  int timer_fd, irq_fd;
+  int irq_fd;
   size_t room, sent_len;
   uint8_t sent[1 << 16];
-  unsigned kicks, open_chardevs, mapped, handlers;
+  unsigned kicks, open_chardevs, mapped;
   int fail_bus, fail_irqfd, fail_chardev;
 } core = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -62,22 +60,6 @@ static void irqfd_close(vmm_vm *vm, uint32_t gsi, int fd) {
   (void)vm;
   CHECK(gsi == 4 && fd == core.irq_fd);
   close(fd);
-}
-static vmm_loop *loop(vmm_vm *vm, unsigned index) {
-  (void)vm;
-  CHECK(index == 0);
-  return (vmm_loop *)&core;
-}
-static int loop_add(vmm_loop *l, int fd, uint32_t events, vmm_fd_fn fn, void *opaque) {
-  (void)l, (void)events;
-  core.timer_fd = fd, core.timer = fn, core.timer_opaque = opaque, core.handlers++;
-  return 0;
-}
-static int loop_del(vmm_loop *l, int fd) {
-  (void)l;
-  CHECK(fd == core.timer_fd);
-  core.handlers--;
-  return 0;
 }
 static vmm_chardev *chardev_open(vmm_vm *vm, int in_fd, int out_fd, uint32_t flags, vmm_rx_fn rx, void *opaque) {
   (void)vm, (void)flags;
@@ -110,7 +92,7 @@ static void chardev_close(vmm_chardev *dev) {
 static const struct vmm_api api = {
     .magic = VMM_API_MAGIC, .major = VMM_API_MAJOR, .minor = VMM_API_MINOR, .size = sizeof api,
     .bus_add = bus_add, .bus_del = bus_del, .irqfd_open = irqfd_open, .irqfd_close = irqfd_close,
-    .loop = loop, .loop_add = loop_add, .loop_del = loop_del, .chardev_open = chardev_open,
+    .chardev_open = chardev_open,
     .chardev_write = chardev_write, .chardev_kick = chardev_kick, .chardev_close = chardev_close,
 };
 
@@ -129,16 +111,17 @@ static uint64_t edges(void) {
 static int some_fd(void) { return eventfd(0, EFD_CLOEXEC); }
 
 static struct serial *start(size_t room) {
-  int error = 1;
+  int error = 1, in_fd = some_fd(), out_fd = some_fd();
   core.room = room;
   core.sent_len = core.kicks = 0;
-  struct serial *s = serial_new(&api, NULL, 0x3f8, 4, some_fd(), some_fd(), 0, &error);
+  struct serial *s = serial_new(&api, NULL, 0x3f8, 4, in_fd, out_fd, 0, &error);
   CHECK(s && error == 0 && core.mapped == 1);
+  CHECK(!close(in_fd) && !close(out_fd)); /* they stayed ours */
   return s;
 }
 static void stop(struct serial *s) {
   serial_free(s);
-  CHECK(!core.mapped && !core.open_chardevs && !core.handlers);
+  CHECK(!core.mapped && !core.open_chardevs);
 }
 
 /* --- cases ------------------------------------------------------------------------ */
@@ -218,16 +201,13 @@ static void full_host_announces_room(void) {
   for (const char *p = "0123456789"; *p; p++) out(UART_THR, (uint8_t)*p);
   CHECK(core.sent_len == 3 && !(in(UART_LSR) & (LSR_THRE | LSR_TEMT)));
   edges();
-  struct pollfd poll_timer = {.fd = core.timer_fd, .events = POLLIN};
-  CHECK(poll(&poll_timer, 1, 10000) == 1);
-  core.timer(core.timer_opaque, core.timer_fd, 1);
+  core.rx(core.rx_opaque, NULL, 0);
   CHECK(edges() == 0); /* still full */
   core.room = 100;
-  CHECK(poll(&poll_timer, 1, 10000) == 1);
-  core.timer(core.timer_opaque, core.timer_fd, 1);
+  core.rx(core.rx_opaque, NULL, 0);
   CHECK(edges() == 1 && (in(UART_IIR) & 0x0f) == IIR_THRE && in(UART_LSR) & LSR_TEMT);
   CHECK(core.sent_len == 10 && !memcmp(core.sent, "0123456789", 10));
-  core.timer(core.timer_opaque, core.timer_fd, 1); /* disarmed: a stray wake-up does nothing */
+  core.rx(core.rx_opaque, NULL, 0); /* nothing waits: nothing happens */
   CHECK(edges() == 0);
   stop(s);
 }
@@ -241,12 +221,13 @@ static void save_and_restore(void) {
   core.rx(core.rx_opaque, (const uint8_t *)"in", 2);
   serial_pause(s);
   serial_save(s, &state);
+  core.room = 100;
+  core.rx(core.rx_opaque, NULL, 0);
   stop(s);
+  CHECK(core.sent_len == 0); /* what waits goes with the snapshot, not out here too */
   s = start(100);
   CHECK(serial_restore(s, &state) == 0 && edges() == 1);
   CHECK(in(UART_RBR) == 'i' && in(UART_RBR) == 'n');
-  struct pollfd poll_timer = {.fd = core.timer_fd, .events = POLLIN};
-  CHECK(core.sent_len == 1 || poll(&poll_timer, 1, 10000) == 1); /* what waited is sent here */
   state.rx_len = 200;
   CHECK(serial_restore(s, &state) == -1);
   stop(s);
@@ -267,22 +248,30 @@ static void reset_clears_the_registers(void) {
 static void null_host(void) {
   int error = 1;
   struct serial *s = serial_new(&api, NULL, 0x3f8, 4, -1, -1, 0, &error);
-  CHECK(s && !core.open_chardevs && !core.handlers);
+  CHECK(s && !core.open_chardevs);
   for (int i = 0; i < 1000; i++) out(UART_THR, 'x');
   CHECK(in(UART_LSR) & LSR_TEMT);
   stop(s);
 }
 
+static int lowest_free_fd(void) {
+  int fd = fcntl(0, F_DUPFD, 3);
+  close(fd);
+  return fd;
+}
+
 static void failures_leave_nothing_behind(void) {
+  int before = lowest_free_fd();
   int *const switches[] = {&core.fail_bus, &core.fail_irqfd, &core.fail_chardev};
   for (unsigned i = 0; i < 3; i++) {
     int error = 0, in_fd = some_fd(), out_fd = some_fd();
     *switches[i] = 1;
     CHECK(!serial_new(&api, NULL, 0x3f8, 4, in_fd, out_fd, 0, &error) && error < 0);
     *switches[i] = 0;
-    CHECK(!core.mapped && !core.open_chardevs && !core.handlers);
-    CHECK(close(in_fd) < 0 && close(out_fd) < 0); /* taken over and closed */
+    CHECK(!core.mapped && !core.open_chardevs);
+    CHECK(!close(in_fd) && !close(out_fd)); /* they stayed ours */
   }
+  CHECK(lowest_free_fd() == before);
   struct vmm_api other = api;
   int error = 0;
   other.major++;
@@ -307,7 +296,7 @@ static void *host(void *unused) {
   uint8_t text[64] = {0};
   for (int i = 0; i < 5000; i++) {
     core.rx(core.rx_opaque, text, sizeof text);
-    core.timer(core.timer_opaque, core.timer_fd, 1);
+    core.rx(core.rx_opaque, NULL, 0);
     pthread_mutex_lock(&core.lock);
     core.room = (size_t)i % 7;
     pthread_mutex_unlock(&core.lock);
