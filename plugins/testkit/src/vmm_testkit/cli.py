@@ -15,16 +15,28 @@ EXIT_STALLED = 125
 
 
 @click.command(
-    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False, "help_option_names": ["-h", "--help"]}
+    context_settings={
+        "ignore_unknown_options": False,
+        "allow_interspersed_args": False,
+        "help_option_names": ["-h", "--help"],
+    }
 )
 @click.option("--memory", type=click.IntRange(min=256), default=4096, show_default=True, help="RAM, MiB.")
 @click.option("--cpus", type=click.IntRange(1, 64), default=2, show_default=True, help="Emulated host CPUs.")
-@click.option("--icount", is_flag=True, help="Let the clock count instructions: repeatable times, one CPU, slower.")
-@click.option("--out", type=click.Path(path_type=Path), help="Share this directory for writing; all else is lost.")
+@click.option(
+    "--icount", is_flag=True, help="Let the clock count instructions: repeatable times, one CPU, slower."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Share this directory for writing; all else is lost."
+)
 @click.option("--tty", is_flag=True, help="Connect the command to this terminal (leave with Ctrl-A x).")
 @click.option("--iommu", is_flag=True, help="Give the emulated host an IOMMU, for VFIO.")
-@click.option("--timeout", type=click.FloatRange(min=1), default=600, show_default=True, help="Seconds for all.")
-@click.option("--stall-timeout", type=click.FloatRange(min=1), help="Give up after so many seconds of silence.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=1), default=600, show_default=True, help="Seconds for all."
+)
+@click.option(
+    "--stall-timeout", type=click.FloatRange(min=1), help="Give up after so many seconds of silence."
+)
 @click.option("--qemu-arg", "qemu_args", multiple=True, help="One more argument for QEMU; may be repeated.")
 @click.option("--direct-if-usable", is_flag=True, help="Run the command right here where KVM is complete.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -78,7 +90,10 @@ def lab(
     except LabStalled as error:
         _fail(str(error), EXIT_STALLED)
     except LabError as error:
-        _fail(str(error), EXIT_USAGE if QEMU in str(error) or "directory to share" in str(error) else EXIT_STALLED)
+        _fail(
+            str(error),
+            EXIT_USAGE if QEMU in str(error) or "directory to share" in str(error) else EXIT_STALLED,
+        )
     except (InitramfsError, KernelError) as error:
         _fail(str(error), EXIT_USAGE)
     except KeyboardInterrupt:

@@ -60,7 +60,9 @@ class CpioWriter:
         if parent:
             self.directory(parent)
 
-    def _member(self, path: str, mode: int, data: bytes, links: int = 1, rdev: tuple[int, int] = (0, 0)) -> None:
+    def _member(
+        self, path: str, mode: int, data: bytes, links: int = 1, rdev: tuple[int, int] = (0, 0)
+    ) -> None:
         name = path.strip("/").encode() + b"\0"
         inode = self._inode
         self._inode += 1

@@ -18,9 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from vmm_testkit.kernels import Kernel
-from vmm_testkit.process import die_with_parent, kill_group
+from vmm_testkit.process import kill_group, spawn
 
 _LINE = 1000  # a terminal in canonical mode takes lines of up to 4095 bytes
 _TAIL = 4000
@@ -90,7 +91,9 @@ class DebianGuest:
         words = f"console=ttyS0 reboot=t panic=-1 testkit={self._token} {cmdline}".strip()
         if argv is not None:
             fill = {"{kernel}": image, "{initramfs}": str(initramfs), "{cmdline}": words}
-            self.argv = [re.sub(r"\{(kernel|initramfs|cmdline)\}", lambda m: fill[m[0]], word) for word in argv]
+            self.argv = [
+                re.sub(r"\{(kernel|initramfs|cmdline)\}", lambda m: fill[m[0]], word) for word in argv
+            ]
         else:
             self.argv = [*(vmm or default_vmm()), "--kernel", image, "--initramfs", str(initramfs)]
             self.argv += ["--cmdline", words, "--serial", "tty", "--memory", memory, "--cpus", cpus, *args]
@@ -131,15 +134,7 @@ class DebianGuest:
         """Start the VMM and, unless ``wait`` is false, wait until the guest takes commands."""
         if self._process is not None:
             raise GuestError("the guest was started before; make another DebianGuest")
-        self._process = subprocess.Popen(
-            self.argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=dict(self._env) if self._env is not None else None,
-            start_new_session=True,
-            preexec_fn=die_with_parent(),
-        )
+        self._process = spawn(self.argv, env=self._env)
         for stream, store in ((self._process.stdout, self._console), (self._process.stderr, self._stderr)):
             assert stream is not None
             os.set_blocking(stream.fileno(), False)
@@ -185,8 +180,10 @@ class DebianGuest:
             except BrokenPipeError:
                 pass
 
-    def __enter__(self) -> DebianGuest:
-        return self if self._process is not None else self.start()
+    def __enter__(self) -> Self:
+        if self._process is None:
+            self.start()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -288,7 +285,9 @@ class DebianGuest:
 def _decode(text: str) -> str | None:
     """Undo base64 and gzip; None when the data is damaged."""
     # Whole lines of other text (kernel messages) are recognised by their characters and left out.
-    lines = [line for line in text.replace("\r", "").split("\n") if re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", line)]
+    lines = [
+        line for line in text.replace("\r", "").split("\n") if re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", line)
+    ]
     try:
         packed = base64.b64decode("".join(lines), validate=True)
         unpacker = zlib.decompressobj(31)

@@ -22,7 +22,7 @@ from vmm_testkit.modules import ModuleError, ModuleTree, module_name, read_modul
 MODES = ("loop", "shell", "command")
 
 # Links cost boot time, so only what tests and people use; `busybox NAME` reaches every other applet.
-APPLETS = """
+_APPLETS = """
 arp ash awk base64 basename blockdev bunzip2 cat chmod chown chroot clear cmp cp cttyhack cut date dd devmem
 df diff dirname dmesg dnsdomainname du echo egrep env expr false find fold free grep gunzip gzip halt head
 hexdump hostname httpd id ifconfig insmod ip kill killall ln loadkmap losetup ls lsmod md5sum microcom mkdir
@@ -31,7 +31,8 @@ pwd readlink realpath reboot reset rm rmdir rmmod route sed seq setsid sh sha1su
 sort stat stty swapoff swapon switch_root sync sysctl tail tar taskset tee test time timeout top touch tr
 traceroute true truncate tty udhcpc umount uname uniq unshare uptime usleep vi watch wc wget which xargs xxd
 yes zcat
-""".split()
+"""
+APPLETS = tuple(_APPLETS.split())
 
 
 class InitramfsError(Exception):
@@ -106,7 +107,9 @@ class Initramfs:
         for program in programs:
             self._add_program(program)
         for path, content in (files or {}).items():
-            self._files[path.strip("/")] = content if isinstance(content, bytes) else self._host_file(Path(content))
+            self._files[path.strip("/")] = (
+                content if isinstance(content, bytes) else self._host_file(Path(content))
+            )
 
     @staticmethod
     def _host_file(path: Path) -> Path:

@@ -29,7 +29,7 @@ from vmm_testkit import lab_init
 from vmm_testkit.cpio import CpioWriter
 from vmm_testkit.initramfs import Initramfs
 from vmm_testkit.kernels import Kernel, debian_kernel
-from vmm_testkit.process import die_with_parent, kill_group
+from vmm_testkit.process import kill_group, spawn
 
 QEMU = "qemu-system-x86_64"
 #: Variables handed to the job as they are (and all that begin with VMM_ or LC_).
@@ -130,24 +130,19 @@ class Lab:
         process: subprocess.Popen[bytes] | None = None
         undo = _sigterm_raises()
         try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                pass_fds=[initrd, *fds],
-                start_new_session=True,
-                preexec_fn=die_with_parent(),
-            )
+            process = spawn(command, stdin=subprocess.DEVNULL, fds=[initrd, *fds])
             for _, theirs in ends:
                 theirs.close()
             ours = [mine for mine, _ in ends]
-            return _Session(process, streams, ours, nonce, time.monotonic() + timeout, self.stall_timeout).run()
+            return _Session(
+                process, streams, ours, nonce, time.monotonic() + timeout, self.stall_timeout
+            ).run()
         finally:
             if process is not None:
                 kill_group(process)
-                assert process.stderr is not None
-                process.stderr.close()
+                for pipe in (process.stdout, process.stderr):
+                    assert pipe is not None
+                    pipe.close()
             for pair in ends:
                 for end in pair:
                     end.close()
@@ -163,7 +158,9 @@ class Lab:
         # /run is RAM there, and faster than the overlay over 9p.
         return {**env, "TMPDIR": "/run/tmp", "VMM_IN_LAB": "1", **(extra or {})}
 
-    def _initrd(self, kernel: Kernel, argv: Sequence[str], cwd: str, env: Mapping[str, str], nonce: str) -> int:
+    def _initrd(
+        self, kernel: Kernel, argv: Sequence[str], cwd: str, env: Mapping[str, str], nonce: str
+    ) -> int:
         """A memfd with the cached initramfs and this run's scripts: nothing to clean up, however we end."""
         base = Initramfs(
             kernel,
@@ -175,7 +172,14 @@ class Lab:
         terminal = "/dev/hvc0" if self.tty else ""
         shared = str(self.out) if self.out else None
         script, job = lab_init.stage2(
-            argv, cwd, env, nonce=nonce, shared=shared, modules=str(kernel.modules), tty=terminal, size=_size()
+            argv,
+            cwd,
+            env,
+            nonce=nonce,
+            shared=shared,
+            modules=str(kernel.modules),
+            tty=terminal,
+            size=_size(),
         )
         buffer = io.BytesIO()
         archive = CpioWriter(buffer)
@@ -194,7 +198,15 @@ class Lab:
         if self.icount:
             accel = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off,align=off"]
         command = [qemu, *accel, "-M", "q35,vmport=off", "-cpu", "max,svm=on", "-smp", str(self.cpus)]
-        command += ["-m", str(self.memory_mib), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+        command += [
+            "-m",
+            str(self.memory_mib),
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+        ]
         # The unpacked kernel (entered by PVH): unpacking XZ on an emulated CPU costs a second.
         command += ["-kernel", str(kernel.vmlinux()), "-initrd", f"/proc/self/fd/{initrd}", "-append", words]
         command += ["-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"]
@@ -373,7 +385,10 @@ def _size() -> tuple[int, int]:
 
 def _sigterm_raises() -> Callable[[], None]:
     """Turn SIGTERM into SystemExit, so that ``finally`` runs; returns what undoes it."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    ):
         return lambda: None
 
     def on_signal(number: int, frame: FrameType | None) -> None:

@@ -76,7 +76,10 @@ def stage2(
     outside; ``tty`` the job's terminal (``""``: FIFOs and no standard input), ``size`` its rows and columns.
     """
     quote = shlex.quote
-    lines = ["b=/run/lab/busybox", 'stop() { $b sync; $b echo "$nonce $1" > "$status_port"; $b poweroff -f; }']
+    lines = [
+        "b=/run/lab/busybox",
+        'stop() { $b sync; $b echo "$nonce $1" > "$status_port"; $b poweroff -f; }',
+    ]
     lines += ["for port in /sys/class/virtio-ports/*; do", 'read -r name < "$port/name"']
     lines += ['case $name in vmm.*) eval "${name#vmm.}_port=/dev/${port##*/}" ;; esac', "done"]
     lines += [f"nonce={nonce}"]

@@ -43,7 +43,9 @@ class ModuleTree:
             if words[:1] == ["softdep"] and "pre:" in words:
                 pre = words[words.index("pre:") + 1 :]
                 end = pre.index("post:") if "post:" in pre else len(pre)
-                self._soft.setdefault(module_name(words[1]), []).extend(module_name(word) for word in pre[:end])
+                self._soft.setdefault(module_name(words[1]), []).extend(
+                    module_name(word) for word in pre[:end]
+                )
 
     def _lines(self, name: str) -> list[str]:
         try:

@@ -8,13 +8,37 @@ import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def die_with_parent() -> Callable[[], None]:
+def spawn(
+    argv: Sequence[str],
+    *,
+    stdin: int = subprocess.PIPE,
+    env: Mapping[str, str] | None = None,
+    fds: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own, its output in pipes, to be killed by the kernel when we end.
+
+    ("We" is the thread that calls this: see PR_SET_PDEATHSIG in prctl(2).)
+    """
+    return subprocess.Popen(
+        argv,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=None if env is None else dict(env),
+        pass_fds=fds,
+        start_new_session=True,
+        # Safe enough with threads: it calls two system calls by way of ctypes and takes no lock of ours.
+        preexec_fn=_die_with_parent(),  # noqa: PLW1509
+    )
+
+
+def _die_with_parent() -> Callable[[], None]:
     """A ``preexec_fn`` that has the kernel kill the child when the thread that started it ends."""
     parent = os.getpid()
 

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pytest plugin: fixtures for guests, markers for what they need, and ``--lab``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from vmm_testkit.baremetal import BareMetal
+    from vmm_testkit.guest import DebianGuest
+    from vmm_testkit.kernels import Kernel
+    from vmm_testkit.kvm import KvmState
+
+_guests: pytest.StashKey[list[DebianGuest]] = pytest.StashKey()
+_kvm: pytest.StashKey[KvmState] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("vmm", "virtual machines")
+    group.addoption(
+        "--lab",
+        action="store_true",
+        help="run the whole session in an emulated host with a complete KVM, unless this machine's own is complete",
+    )
+    group.addoption(
+        "--lab-memory", type=int, default=4096, metavar="MIB", help="RAM of that host (default 4096)"
+    )
+    group.addoption("--lab-cpus", type=int, default=2, metavar="N", help="CPUs of that host (default 2)")
+    group.addoption(
+        "--lab-timeout", type=float, default=1800.0, metavar="S", help="seconds for all of it (default 1800)"
+    )
+    group.addoption("--lab-out", metavar="DIR", help="directory that tests in the lab may write to for good")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "linux_guest: needs a KVM that runs stock Linux (complete, or the lab's)"
+    )
+    config.addinivalue_line("markers", "needs_kvm: needs a KVM that runs tiny guests")
+
+
+def without_lab_options(args: list[str]) -> list[str]:
+    """pytest's arguments as they are for the session in the lab."""
+    kept: list[str] = []
+    skip = False
+    for arg in args:
+        if skip:
+            skip = False
+        elif arg in ("--lab-memory", "--lab-cpus", "--lab-timeout", "--lab-out"):
+            skip = True
+        elif arg != "--lab" and not arg.startswith(
+            ("--lab-memory=", "--lab-cpus=", "--lab-timeout=", "--lab-out=")
+        ):
+            kept.append(arg)
+    return kept
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """With ``--lab``: hand the session to a pytest in the lab, and its exit code back."""
+    if not config.getoption("--lab") or config.option.help:
+        return None
+    from vmm_testkit.kvm import kvm_state
+    from vmm_testkit.lab import Lab, LabError, in_lab
+
+    if in_lab() or kvm_state().runs_linux:
+        return None
+    from vmm_testkit.initramfs import InitramfsError
+    from vmm_testkit.kernels import KernelError
+
+    out = config.getoption("--lab-out")
+    lab = Lab(
+        memory_mib=config.getoption("--lab-memory"),
+        cpus=config.getoption("--lab-cpus"),
+        out=Path(out) if out else None,
+    )
+    # The cache of the last failures could not be kept there anyway.
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+    if sys.stdout.isatty() and config.option.color == "auto":
+        command += ["--color=yes"]
+    command += without_lab_options(list(config.invocation_params.args))
+    try:
+        return lab.run(command, cwd=config.invocation_params.dir, timeout=config.getoption("--lab-timeout"))
+    except (LabError, InitramfsError, KernelError) as error:
+        raise pytest.UsageError(f"--lab: {error}") from None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what this machine's KVM cannot do, with the reason and the mend."""
+    linux = item.get_closest_marker("linux_guest") is not None
+    if not linux and item.get_closest_marker("needs_kvm") is None:
+        return
+    from vmm_testkit.kvm import LAB_MEND, kvm_state
+
+    if _kvm not in item.config.stash:
+        item.config.stash[_kvm] = kvm_state()
+    state = item.config.stash[_kvm]
+    if linux and not state.runs_linux:
+        pytest.skip(
+            f"needs a KVM that runs stock Linux, here it is {state.state}: {state.reason}; {LAB_MEND}"
+        )
+    if not linux and not state.runs_tiny_guests:
+        pytest.skip(f"needs KVM, here it is {state.state}: {state.reason}; {LAB_MEND}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the consoles of a failed test's guests."""
+    report = yield
+    if report.failed:
+        for number, guest in enumerate(item.stash[_guests] if _guests in item.stash else [], start=1):
+            report.sections.append((f"console of guest {number}", guest.console[-20000:]))
+            if guest.stderr:
+                report.sections.append((f"VMM of guest {number}", guest.stderr[-20000:]))
+    return report
+
+
+@pytest.fixture(scope="session")
+def _kernels() -> Callable[[str], Kernel]:
+    from vmm_testkit.kernels import KernelError, debian_kernel
+
+    known: dict[str, Kernel] = {}
+
+    def get(flavour: str) -> Kernel:
+        if flavour not in known:
+            try:
+                known[flavour] = debian_kernel(flavour)
+            except KernelError as error:
+                pytest.skip(f"no Debian kernel: {error}")
+        return known[flavour]
+
+    return get
+
+
+@pytest.fixture
+def debian_kernel(request: pytest.FixtureRequest, _kernels: Callable[[str], Kernel]) -> Kernel:
+    """A stock Debian kernel: the cloud flavour, or the one of an indirect parametrize ("amd64")."""
+    return _kernels(getattr(request, "param", "cloud-amd64"))
+
+
+@pytest.fixture
+def initramfs_factory(request: pytest.FixtureRequest) -> Callable[..., Path]:
+    """``initramfs_factory(**keywords of Initramfs) -> Path``; modules come from ``debian_kernel`` unless told."""
+    from vmm_testkit.initramfs import Initramfs
+
+    def make(**keywords: Any) -> Path:
+        if "kernel" not in keywords:
+            keywords["kernel"] = request.getfixturevalue("debian_kernel")
+        return Initramfs(**keywords).build()
+
+    return make
+
+
+@pytest.fixture
+def debian_guest(
+    request: pytest.FixtureRequest, initramfs_factory: Callable[..., Path]
+) -> Iterator[Callable[..., DebianGuest]]:
+    """``debian_guest(*args for the VMM, **keywords of DebianGuest) -> DebianGuest``, started.
+
+    ``modules``, ``files`` and ``programs`` go to the initramfs, unless ``initramfs`` is given. ``kernel``
+    defaults to the fixture ``debian_kernel``. All guests are killed at the end of the test.
+    """
+    from vmm_testkit.guest import DebianGuest
+
+    guests: list[DebianGuest] = []
+    request.node.stash[_guests] = guests
+
+    def make(*args: str, **keywords: Any) -> DebianGuest:
+        kernel = keywords.pop("kernel", None) or request.getfixturevalue("debian_kernel")
+        wait = keywords.pop("wait", True)
+        content = {name: keywords.pop(name) for name in ("modules", "files", "programs") if name in keywords}
+        image = keywords.pop("initramfs", None)
+        if image is None:
+            source = {"kernel": kernel} if content.get("modules") else {"kernel": None}
+            image = initramfs_factory(**source, **content)
+        keywords["args"] = [*args, *keywords.get("args", ())]
+        guest = DebianGuest(kernel, image, **keywords)
+        guests.append(guest)
+        return guest.start(wait=wait)
+
+    yield make
+    for guest in guests:
+        guest.kill()
+
+
+@pytest.fixture
+def baremetal() -> Callable[..., BareMetal]:
+    """``baremetal(source, **keywords of BareMetal) -> BareMetal``: a guest compiled from C."""
+    from vmm_testkit.baremetal import BareMetal
+
+    return BareMetal
