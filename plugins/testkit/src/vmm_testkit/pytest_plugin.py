@@ -115,7 +115,8 @@ def pytest_runtest_makereport(
     """Show the consoles of a failed test's guests."""
     report = yield
     if report.failed:
-        for number, guest in enumerate(item.stash[_guests] if _guests in item.stash else [], start=1):
+        guests: list[DebianGuest] = item.stash.get(_guests, [])
+        for number, guest in enumerate(guests, start=1):
             report.sections.append((f"console of guest {number}", guest.console[-20000:]))
             if guest.stderr:
                 report.sections.append((f"VMM of guest {number}", guest.stderr[-20000:]))
