@@ -21,13 +21,13 @@ struct debugcon;
 struct debugcon_ports { uint16_t console, stamp, exit; };
 struct debugcon_stamp { uint64_t time_ns; uint8_t value; ...; };
 struct debugcon_counters { uint64_t tx_bytes, tx_dropped, stamps; };
-struct debugcon *debugcon_new(const void *api, void *vm, const struct debugcon_ports *ports, int in_fd, int out_fd,
-                              uint32_t flags, int *error);
+struct debugcon *debugcon_new(const void *api, void *vm, const struct debugcon_ports *ports, int out_fd, uint32_t flags,
+                              int *error);
 void debugcon_free(struct debugcon *debugcon);
 void debugcon_reset(struct debugcon *debugcon);
 unsigned debugcon_stamps(struct debugcon *debugcon, struct debugcon_stamp *stamps);
 void debugcon_read_counters(struct debugcon *debugcon, struct debugcon_counters *counters);
-enum { DEBUGCON_STAMPS, VMM_CHARDEV_RAW, VMM_CHARDEV_ESCAPE, ... };
+enum { DEBUGCON_STAMPS, VMM_CHARDEV_DROP, ... };
 """)
 ffibuilder.set_source(
     "vmm_debugcon._native",

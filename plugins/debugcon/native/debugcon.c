@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
 #include "debugcon.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "vmmcore.h"
 
@@ -60,12 +61,20 @@ static void on_exit_port(void *opaque, uint64_t offset, void *data, uint32_t siz
     d->api->post_event(d->vm, VMM_EVENT_EXIT, vmm_load(data, size));
 }
 
-/* --- life cycle ----------------------------------------------------------------- */
-
-/* Nobody reads input: it is taken, so that a terminal's escape key keeps working. */
-static size_t on_input(void *opaque, const uint8_t *data, size_t len) {
+/* There is no input, and nobody waits for room. */
+static size_t on_host(void *opaque, const uint8_t *data, size_t len) {
   (void)opaque, (void)data;
   return len;
+}
+
+/* --- life cycle ----------------------------------------------------------------- */
+
+/* The core takes its fd over; devices may share one (standard output), so it gets a copy. */
+static int open_host(struct debugcon *d, int out_fd, uint32_t flags) {
+  int copy = fcntl(out_fd, F_DUPFD_CLOEXEC, 3);
+  if (copy < 0) return -errno;
+  d->host = d->api->chardev_open(d->vm, -1, copy, flags, on_host, d);
+  return d->host ? 0 : -EIO;
 }
 
 static int map(struct debugcon *d, uint16_t port, unsigned ports, vmm_io_fn fn, bool *mapped) {
@@ -82,30 +91,20 @@ static int map_all(struct debugcon *d) {
   return status;
 }
 
-struct debugcon *debugcon_new(const void *api, void *vm, const struct debugcon_ports *ports, int in_fd, int out_fd,
-                              uint32_t flags, int *error) {
-  struct debugcon *d = NULL;
+struct debugcon *debugcon_new(const void *api, void *vm, const struct debugcon_ports *ports, int out_fd, uint32_t flags,
+                              int *error) {
   *error = -ENOTSUP;
-  if (vmm_api_check(api, 0) == 0) {
-    *error = -ENOMEM;
-    d = calloc(1, sizeof *d);
-  }
-  if (d) {
-    d->api = api;
-    d->vm = vm;
-    d->ports = *ports;
-    *error = 0;
-    if (in_fd >= 0 || out_fd >= 0) {
-      d->host = d->api->chardev_open(vm, in_fd, out_fd, flags, on_input, d);
-      in_fd = out_fd = -1; /* taken over */
-      if (!d->host) *error = -EIO;
-    }
-    if (*error >= 0) *error = map_all(d);
-    if (*error >= 0) return d;
-    debugcon_free(d);
-  }
-  if (in_fd >= 0) close(in_fd);
-  if (out_fd >= 0 && out_fd != in_fd) close(out_fd);
+  if (vmm_api_check(api, 0) < 0) return NULL;
+  *error = -ENOMEM;
+  struct debugcon *d = calloc(1, sizeof *d);
+  if (!d) return NULL;
+  d->api = api;
+  d->vm = vm;
+  d->ports = *ports;
+  *error = out_fd < 0 ? 0 : open_host(d, out_fd, flags);
+  if (*error >= 0) *error = map_all(d);
+  if (*error >= 0) return d;
+  debugcon_free(d);
   return NULL;
 }
 

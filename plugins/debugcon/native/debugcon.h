@@ -24,10 +24,10 @@ struct debugcon_counters {
   uint64_t tx_bytes, tx_dropped, stamps;
 };
 
-/* `in_fd`, `out_fd` (-1: none) and `flags` as for chardev_open(): taken over, on failure too; what
- * comes in is dropped. NULL and *error = -errno on failure. */
-struct debugcon *debugcon_new(const void *api, void *vm, const struct debugcon_ports *ports, int in_fd, int out_fd,
-                              uint32_t flags, int *error);
+/* `out_fd` (-1: none) and `flags` as for chardev_open(), but the fd stays the caller's.
+ * NULL and *error = -errno on failure. */
+struct debugcon *debugcon_new(const void *api, void *vm, const struct debugcon_ports *ports, int out_fd, uint32_t flags,
+                              int *error);
 /* From any thread but a vCPU's. */
 void debugcon_free(struct debugcon *debugcon);
 /* A new boot: forgets the stamps and arms the exit port again. */

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-
 from vmmcore.device import Device
 from vmmcore.errors import VmmError
 
@@ -12,16 +10,22 @@ from ._native import ffi, lib
 
 
 class Debugcon(Device):
-    """``resources``: I/O ports ``console``, ``stamp``, ``exit`` (0: not there). ``files``: ``in``, ``out``."""
+    """``resources``: I/O ports ``console``, ``stamp``, ``exit`` (0: not there). ``files``: ``out``.
+
+    Option ``drop``: whether output that nobody reads is dropped (a pty).
+    """
 
     def realize(self) -> None:
         ports = ffi.new("struct debugcon_ports *", {name: self.resources[name]
                                                     for name in ("console", "stamp", "exit")})
+        flags = lib.VMM_CHARDEV_DROP if self.options.get("drop") else 0
         error = ffi.new("int *")
         self._debugcon = lib.debugcon_new(
             ffi.cast("void *", self.machine.api_address), ffi.cast("void *", self.machine.vm_address), ports,
-            self.files.get("in", -1), self.files.get("out", -1), 0, error)
+            self.files.get("out", -1), flags, error)
         if not self._debugcon:
+            import os
+
             raise VmmError(f"{self.id}: cannot create the debug console: {os.strerror(-error[0])}")
 
     def reset(self) -> None:

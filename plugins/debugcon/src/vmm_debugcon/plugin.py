@@ -54,11 +54,11 @@ def plan(context: PlanContext, options: DebugconOptions, device: dict[str, Any])
         files = {"out": context.open_stdio(1)}
     elif options.mode == "pty":
         pty = context.open_pty("--debugcon pty")
-        files = {"in": pty, "out": pty}
+        files = {"out": pty}
     elif options.file is not None:
         files = {"out": context.open_file(options.file, "--debugcon file=", "w")}
     device["files"] = files
-    device["options"] = {}
+    device["options"] = {"drop": options.mode == "pty"}
     return True
 
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 _REGISTERS = ("ier", "fcr", "lcr", "mcr", "scr", "dll", "dlm", "lsr_errors", "msr_deltas", "thre_pending")
 _COUNTERS = ("rx_bytes", "tx_bytes", "rx_overruns", "tx_overruns", "interrupts")
-_STATE_VERSION = 1
 
 
 class Serial(Device):
@@ -57,14 +56,12 @@ class Serial(Device):
         saved: dict[str, Any] = {name: getattr(state, name) for name in _REGISTERS}
         for fifo in ("rx", "tx"):
             saved[fifo] = bytes(ffi.buffer(getattr(state, fifo)))[: getattr(state, fifo + "_len")]
-        return {"version": _STATE_VERSION, **saved}
+        return saved
 
     def restore(self, state: dict[str, Any]) -> None:
         """Raises VmmError for a state that no serial port can be in."""
         registers = ffi.new("struct uart16550_state *")
         try:
-            if state["version"] != _STATE_VERSION:
-                raise ValueError(f"version {state['version']}")
             for name in _REGISTERS:
                 setattr(registers, name, state[name])
             for fifo in ("rx", "tx"):
