@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What Python sees of the core (cffi). The comments are in native.h. */
+
+typedef struct vmm_vm vmm_vm;
+typedef struct vmm_loop vmm_loop;
+typedef struct vmm_pci_dev vmm_pci_dev;
+typedef void (*vmm_io_fn)(void *opaque, uint64_t offset, void *data, uint32_t size, int is_write);
+typedef void (*vmm_pci_cfg_fn)(void *opaque, uint32_t offset, uint32_t size);
+
+struct vmm_event {
+  uint32_t kind;
+  uint64_t arg;
+  uint64_t time_ns;
+  ...;
+};
+
+vmm_vm *vmm_vm_new(const char *device, int *err, const char **what);
+void vmm_vm_free(vmm_vm *vm);
+const void *vmm_api_get(void);
+const char *vmm_failed(vmm_vm *vm);
+const char *vmm_error_text(vmm_vm *vm);
+int vmm_cap(vmm_vm *vm, int cap);
+int vmm_enable_cap(vmm_vm *vm, int cap, uint64_t arg);
+int vmm_event_next(vmm_vm *vm, struct vmm_event *out);
+void vmm_post_event(vmm_vm *vm, uint32_t kind, uint64_t arg);
+int vmm_poll_add(vmm_vm *vm, int fd, uint32_t events);
+int vmm_poll_del(vmm_vm *vm, int fd);
+int vmm_poll_wait(vmm_vm *vm, int timeout_ms, uint32_t *events);
+void vmm_set_log_level(vmm_vm *vm, int level);
+uint64_t vmm_now_ns(void);
+uint64_t vmm_first_run(vmm_vm *vm);
+uint64_t vmm_first_exit(vmm_vm *vm);
+
+int vmm_signals(void);
+int vmm_signal_next(int fd);
+int vmm_parent_death(int signo);
+int vmm_ctl_recv(int fd, void *buf, size_t cap, int *fds, int max_fds, int *n_fds);
+int vmm_ctl_send(int fd, const void *buf, size_t len, const int *fds, int n_fds, int timeout_ms);
+
+int vmm_mem_add(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, uint64_t page_size);
+int vmm_mem_del(vmm_vm *vm, uint64_t gpa);
+void *vmm_mem(vmm_vm *vm, uint64_t gpa, uint64_t len);
+void vmm_mem_dirty(vmm_vm *vm, uint64_t gpa, uint64_t len);
+int vmm_mem_load(vmm_vm *vm, uint64_t gpa, int fd, uint64_t offset, uint64_t size);
+int vmm_mem_write(vmm_vm *vm, uint64_t gpa, const void *data, uint64_t size);
+int vmm_mem_fd(vmm_vm *vm, uint64_t gpa, uint64_t *offset);
+int vmm_mem_log(vmm_vm *vm, int on);
+int64_t vmm_mem_fetch_log(vmm_vm *vm, uint64_t gpa, uint64_t *bitmap, uint64_t words);
+
+int vmm_bus_add(vmm_vm *vm, int space, uint64_t base, uint64_t len, vmm_io_fn fn, void *opaque);
+int vmm_bus_del(vmm_vm *vm, int space, uint64_t base);
+
+int vmm_irq_chip(vmm_vm *vm, uint32_t chip, uint32_t pins);
+int vmm_irqfd_open(vmm_vm *vm, uint32_t gsi);
+void vmm_irqfd_close(vmm_vm *vm, uint32_t gsi, int fd);
+int vmm_irq_level(vmm_vm *vm, uint32_t gsi, unsigned source, int level);
+int vmm_ioeventfd(vmm_vm *vm, int space, uint64_t addr, uint32_t len, int fd, int assign);
+uint64_t vmm_irq_commits(vmm_vm *vm);
+
+int vmm_vcpu_new(vmm_vm *vm, unsigned index, unsigned long id);
+int vmm_vcpu_fd(vmm_vm *vm, unsigned index);
+int vmm_vcpu_affinity(vmm_vm *vm, unsigned index, const uint16_t *cpus, int n);
+int vmm_vcpus_start(vmm_vm *vm, int paused);
+int vmm_vcpus_pause(vmm_vm *vm);
+int vmm_vcpus_resume(vmm_vm *vm);
+void vmm_vcpus_stop(vmm_vm *vm);
+uint64_t vmm_vcpu_exits(vmm_vm *vm, unsigned index, unsigned kind);
+
+int vmm_pci_segment_add(vmm_vm *vm, unsigned id, uint64_t ecam, uint64_t mmio32, uint64_t mmio32_size,
+                        uint64_t mmio64, uint64_t mmio64_size, uint64_t pio, uint64_t pio_size);
+vmm_pci_dev *vmm_pci_new(vmm_vm *vm);
+int vmm_pci_set(vmm_pci_dev *dev, uint32_t offset, uint32_t size, uint32_t value, uint32_t wmask, uint32_t w1c);
+uint32_t vmm_pci_get(vmm_pci_dev *dev, uint32_t offset, uint32_t size);
+int vmm_pci_add_cap(vmm_pci_dev *dev, uint8_t id, const uint8_t *body, const uint8_t *wmask, uint32_t len);
+int vmm_pci_add_bar(vmm_pci_dev *dev, unsigned index, uint64_t size, uint32_t flags, vmm_io_fn fn, void *opaque);
+int vmm_pci_bar_ioeventfd(vmm_pci_dev *dev, unsigned index, uint64_t offset, uint32_t len, int fd, int assign);
+uint64_t vmm_pci_bar_base(vmm_pci_dev *dev, unsigned index);
+int vmm_pci_add_msix(vmm_pci_dev *dev, unsigned bar, uint64_t table, uint64_t pba, unsigned vectors);
+int vmm_pci_msix_signal(vmm_pci_dev *dev, unsigned vector);
+int vmm_pci_msix_fd(vmm_pci_dev *dev, unsigned vector);
+void vmm_pci_on_config(vmm_pci_dev *dev, vmm_pci_cfg_fn fn, void *opaque);
+int vmm_pci_attach(vmm_pci_dev *dev, unsigned segment, unsigned slot);
+void vmm_pci_detach(vmm_pci_dev *dev);
+void vmm_pci_free(vmm_pci_dev *dev);
+void vmm_pci_reset(vmm_pci_dev *dev);
+int vmm_pci_save(vmm_pci_dev *dev, uint8_t *out, size_t cap);
+int vmm_pci_restore(vmm_pci_dev *dev, const uint8_t *in, size_t len);
+
+/* A handler in Python: opaque is a handle of machine.bus.Region. vCPU threads, takes the GIL. */
+extern "Python+C" void vmm_py_io(void *opaque, uint64_t offset, void *data, uint32_t size, int is_write);
+extern "Python+C" void vmm_py_config(void *opaque, uint32_t offset, uint32_t size);

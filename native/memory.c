@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Guest memory: RAM regions, each one mapping and one KVM slot, and the one
+ * translation of a guest-physical address to a host address.
+ *
+ * Readers (vCPUs, loops) take the map without a lock; it is replaced whole, and
+ * old maps live until the VM ends (there are few: one per hot plug).
+ */
+#include "native.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define PAGE 4096ull
+#define HUGE_2M (2ull << 20)
+
+static int slot_id(vmm_vm *vm) {
+  for (unsigned i = 0; i < 512; i++)
+    if (!(vm->slots_used[i / 64] >> (i % 64) & 1)) {
+      vm->slots_used[i / 64] |= 1ull << (i % 64);
+      return (int)i;
+    }
+  errno = ENOSPC;
+  return -1;
+}
+
+/* Reserve with slack so that host and guest addresses agree modulo `align`: only
+ * then can the host back guest huge pages with huge pages. */
+static void *map_aligned(struct vmm_slot *s, int prot, int flags, int fd, uint64_t align) {
+  s->mapped = s->size + (align > PAGE ? align : 0);
+  s->map_base = mmap(NULL, s->mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (s->map_base == MAP_FAILED) return MAP_FAILED;
+  uintptr_t base = (uintptr_t)s->map_base;
+  if (align > PAGE) base = ((base + align - 1) & ~(align - 1)) + (s->gpa & (align - 1));
+  if (base + s->size > (uintptr_t)s->map_base + s->mapped) base -= align;
+  return mmap((void *)base, s->size, prot, flags | MAP_FIXED, fd, 0);
+}
+
+static int map_region(vmm_vm *vm, struct vmm_slot *s, uint64_t page_size) {
+  int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  uint64_t align = s->size >= HUGE_2M ? HUGE_2M : PAGE;
+  if (s->flags & (VMM_MEM_SHARED | VMM_MEM_HUGE)) {
+    unsigned memfd_flags = MFD_CLOEXEC;
+    if (s->flags & VMM_MEM_HUGE) {
+      if (page_size < HUGE_2M || (page_size & (page_size - 1))) page_size = HUGE_2M;
+      memfd_flags |= MFD_HUGETLB | ((unsigned)__builtin_ctzll(page_size) << 26 /* MFD_HUGE_SHIFT */);
+      align = page_size;
+    }
+    s->memfd = memfd_create("vmm-ram", memfd_flags);
+    if (s->memfd < 0) return VMM_FAIL(vm, "memfd_create");
+    if (ftruncate(s->memfd, (off_t)s->size)) return VMM_FAIL(vm, "ftruncate");
+    flags = MAP_SHARED | ((s->flags & VMM_MEM_HUGE) ? 0 : MAP_NORESERVE);
+  }
+  void *p = map_aligned(s, PROT_READ | PROT_WRITE, flags, s->memfd, align);
+  if (p == MAP_FAILED) return VMM_FAIL(vm, "mmap");
+  s->hva = p;
+  madvise(p, s->size, MADV_DONTDUMP);
+  if (s->flags & VMM_MEM_MERGEABLE) madvise(p, s->size, MADV_MERGEABLE);
+  if ((s->flags & VMM_MEM_THP) && !(s->flags & VMM_MEM_HUGE)) madvise(p, s->size, MADV_HUGEPAGE);
+  if ((s->flags & VMM_MEM_PREFAULT) && madvise(p, s->size, MADV_POPULATE_WRITE)) {
+    if (errno != EINVAL) return VMM_FAIL(vm, "madvise(MADV_POPULATE_WRITE)");
+    for (uint64_t o = 0; o < s->size; o += PAGE) ((volatile uint8_t *)p)[o] = 0; /* Linux before 5.14 */
+  }
+  return 0;
+}
+
+static int slot_set(vmm_vm *vm, struct vmm_slot *s, uint64_t size) {
+  struct kvm_userspace_memory_region r = {
+      .slot = s->id,
+      .flags = s->dirty ? KVM_MEM_LOG_DIRTY_PAGES : 0,
+      .guest_phys_addr = s->gpa,
+      .memory_size = size,
+      .userspace_addr = (uintptr_t)s->hva,
+  };
+  return ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &r) ? VMM_FAIL(vm, "KVM_SET_USER_MEMORY_REGION") : 0;
+}
+
+static void slot_free(struct vmm_slot *s) {
+  if (s->map_base && s->map_base != MAP_FAILED) munmap(s->map_base, s->mapped);
+  if (s->memfd >= 0) close(s->memfd);
+  free(s->dirty);
+  free(s);
+}
+
+/* With vm->lock held. */
+static int publish(vmm_vm *vm, struct vmm_map *fresh) {
+  struct vmm_map *old = atomic_load(&vm->map);
+  if (old && vm->n_old_maps == sizeof vm->old_maps / sizeof *vm->old_maps) {
+    vmm_bus_sync(vm); /* vCPUs are past the oldest; loops take the map anew for each request */
+    free(vm->old_maps[0]);
+    memmove(vm->old_maps, vm->old_maps + 1, sizeof vm->old_maps - sizeof *vm->old_maps);
+    vm->n_old_maps--;
+  }
+  if (old) vm->old_maps[vm->n_old_maps++] = old;
+  atomic_store(&vm->map, fresh);
+  return 0;
+}
+
+int vmm_mem_add(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, uint64_t page_size) {
+  if (!size || (gpa | size) % PAGE || gpa + size < gpa) {
+    errno = EINVAL;
+    return VMM_FAIL(vm, "guest memory region");
+  }
+  pthread_mutex_lock(&vm->lock);
+  int err = 0;
+  struct vmm_map *old = atomic_load(&vm->map);
+  uint32_t n = old ? old->n : 0, at = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    struct vmm_slot *o = old->slot[i];
+    if (gpa < o->gpa + o->size && o->gpa < gpa + size) err = -EEXIST;
+    if (o->gpa < gpa) at = i + 1;
+  }
+  struct vmm_slot *s = err ? NULL : calloc(1, sizeof *s);
+  struct vmm_map *fresh = err ? NULL : malloc(sizeof *fresh + (n + 1) * sizeof *fresh->slot);
+  if (!err && (!s || !fresh)) err = -ENOMEM;
+  if (!err) {
+    *s = (struct vmm_slot){.gpa = gpa, .size = size, .memfd = -1, .flags = flags};
+    int id = slot_id(vm);
+    s->id = (uint32_t)id;
+    err = id < 0 ? VMM_FAIL(vm, "memory slots") : map_region(vm, s, page_size);
+    if (!err) err = slot_set(vm, s, size);
+    if (err && id >= 0) vm->slots_used[id / 64] &= ~(1ull << (id % 64));
+  }
+  if (err) {
+    if (s) slot_free(s);
+    free(fresh);
+  } else {
+    fresh->n = n + 1;
+    for (uint32_t i = 0, j = 0; i <= n; i++) fresh->slot[i] = i == at ? s : old->slot[j++];
+    publish(vm, fresh);
+  }
+  pthread_mutex_unlock(&vm->lock);
+  return err;
+}
+
+/* The caller has paused the vCPUs and quiesced every loop that may use the region. */
+int vmm_mem_del(vmm_vm *vm, uint64_t gpa) {
+  pthread_mutex_lock(&vm->lock);
+  struct vmm_map *old = atomic_load(&vm->map);
+  int err = -ENOENT;
+  for (uint32_t i = 0; old && i < old->n; i++) {
+    struct vmm_slot *s = old->slot[i];
+    if (s->gpa != gpa) continue;
+    struct vmm_map *fresh = malloc(sizeof *fresh + old->n * sizeof *fresh->slot);
+    err = fresh ? slot_set(vm, s, 0) : -ENOMEM;
+    if (err) {
+      free(fresh);
+      break;
+    }
+    fresh->n = old->n - 1;
+    for (uint32_t j = 0, k = 0; j < old->n; j++)
+      if (j != i) fresh->slot[k++] = old->slot[j];
+    publish(vm, fresh);
+    vm->slots_used[s->id / 64] &= ~(1ull << (s->id % 64));
+    slot_free(s);
+    break;
+  }
+  pthread_mutex_unlock(&vm->lock);
+  return err;
+}
+
+static struct vmm_slot *find(vmm_vm *vm, uint64_t gpa, uint64_t len) {
+  struct vmm_map *m = atomic_load_explicit(&vm->map, memory_order_acquire);
+  for (uint32_t i = 0; m && i < m->n; i++) {
+    struct vmm_slot *s = m->slot[i];
+    if (gpa >= s->gpa && gpa - s->gpa < s->size) return len <= s->size - (gpa - s->gpa) ? s : NULL;
+  }
+  return NULL;
+}
+
+void *vmm_mem(vmm_vm *vm, uint64_t gpa, uint64_t len) {
+  struct vmm_slot *s = find(vm, gpa, len);
+  return s ? s->hva + (gpa - s->gpa) : NULL;
+}
+
+void vmm_mem_dirty(vmm_vm *vm, uint64_t gpa, uint64_t len) {
+  struct vmm_slot *s = len ? find(vm, gpa, len) : NULL;
+  if (!s || !s->dirty) return;
+  uint64_t last = (gpa - s->gpa + len - 1) / PAGE;
+  for (uint64_t p = (gpa - s->gpa) / PAGE; p <= last; p++)
+    atomic_fetch_or_explicit(&s->dirty[p / 64], 1ull << (p % 64), memory_order_relaxed);
+}
+
+int vmm_mem_load(vmm_vm *vm, uint64_t gpa, int fd, uint64_t offset, uint64_t size) {
+  uint8_t *p = vmm_mem(vm, gpa, size);
+  if (!p) return vm->failed = "load outside of guest memory", -EFAULT;
+  vmm_mem_dirty(vm, gpa, size);
+  while (size) {
+    ssize_t n = pread(fd, p, size > (1u << 30) ? 1u << 30 : size, (off_t)offset);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return VMM_FAIL(vm, "pread");
+    if (!n) return vm->failed = "the file ended early", -ENODATA;
+    p += n, offset += (uint64_t)n, size -= (uint64_t)n;
+  }
+  return 0;
+}
+
+int vmm_mem_write(vmm_vm *vm, uint64_t gpa, const void *data, uint64_t size) {
+  void *p = vmm_mem(vm, gpa, size);
+  if (!p) return vm->failed = "write outside of guest memory", -EFAULT;
+  memcpy(p, data, size);
+  vmm_mem_dirty(vm, gpa, size);
+  return 0;
+}
+
+/* The memfd behind a shared region and the offset of `gpa` in it, for processes that map guest memory. */
+int vmm_mem_fd(vmm_vm *vm, uint64_t gpa, uint64_t *offset) {
+  struct vmm_slot *s = find(vm, gpa, 1);
+  if (!s || s->memfd < 0) return -ENOENT;
+  *offset = gpa - s->gpa;
+  return s->memfd;
+}
+
+/* Start or stop logging writes, the guest's and the VMM's. */
+int vmm_mem_log(vmm_vm *vm, int on) {
+  pthread_mutex_lock(&vm->lock);
+  struct vmm_map *m = atomic_load(&vm->map);
+  int err = 0;
+  for (uint32_t i = 0; m && i < m->n && !err; i++) {
+    struct vmm_slot *s = m->slot[i];
+    if (on && !s->dirty) {
+      s->dirty = calloc((s->size / PAGE + 63) / 64, sizeof *s->dirty);
+      if (!s->dirty) {
+        err = -ENOMEM;
+        break;
+      }
+      err = slot_set(vm, s, s->size);
+    } else if (!on && s->dirty) {
+      void *bitmap = s->dirty;
+      s->dirty = NULL;
+      err = slot_set(vm, s, s->size);
+      vmm_bus_sync(vm);
+      free(bitmap);
+    }
+  }
+  pthread_mutex_unlock(&vm->lock);
+  return err;
+}
+
+/* Fetch and clear the log of the region at `gpa`: one bit per 4 KiB page. Returns the number of pages. */
+int64_t vmm_mem_fetch_log(vmm_vm *vm, uint64_t gpa, uint64_t *bitmap, uint64_t words) {
+  struct vmm_slot *s = find(vm, gpa, 1);
+  if (!s || s->gpa != gpa || !s->dirty) return -ENOENT;
+  uint64_t need = (s->size / PAGE + 63) / 64;
+  if (words < need) return -ENOSPC;
+  struct kvm_dirty_log log = {.slot = s->id, .dirty_bitmap = bitmap};
+  if (ioctl(vm->fd, KVM_GET_DIRTY_LOG, &log)) return VMM_FAIL(vm, "KVM_GET_DIRTY_LOG");
+  for (uint64_t i = 0; i < need; i++) bitmap[i] |= atomic_exchange(&s->dirty[i], 0);
+  return (int64_t)(s->size / PAGE);
+}
+
+void vmm_mem_free(vmm_vm *vm) {
+  struct vmm_map *m = atomic_exchange(&vm->map, NULL);
+  for (uint32_t i = 0; m && i < m->n; i++) slot_free(m->slot[i]);
+  free(m);
+  while (vm->n_old_maps) free(vm->old_maps[--vm->n_old_maps]);
+}

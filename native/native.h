@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of the native core share. The public half is vmmcore.h. */
+#ifndef VMM_NATIVE_H
+#define VMM_NATIVE_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "vmmcore.h"
+
+#define VMM_MAX_VCPUS 255
+#define VMM_MAX_LOOPS 16
+#define VMM_MAX_SEGMENTS 96
+#define VMM_MAX_GSI 4096
+#define VMM_EVENTS 256
+#define VMM_NO_ADDR UINT64_MAX
+
+/* --- memory.c --- */
+enum {
+  VMM_MEM_SHARED = 1,    /* a memfd that other processes can map, instead of private memory */
+  VMM_MEM_HUGE = 2,      /* hugetlbfs pages */
+  VMM_MEM_PREFAULT = 4,  /* populate now */
+  VMM_MEM_MERGEABLE = 8, /* KSM */
+  VMM_MEM_THP = 16,      /* transparent huge pages */
+};
+
+struct vmm_slot {
+  uint64_t gpa, size;
+  uint8_t *hva;
+  size_t mapped; /* bytes of the mapping at map_base, alignment slack included */
+  void *map_base;
+  int memfd; /* -1: private */
+  uint32_t id, flags;
+  _Atomic(uint64_t) *dirty; /* pages that the VMM wrote; NULL while not logging */
+};
+
+struct vmm_map {
+  uint32_t n;
+  struct vmm_slot *slot[]; /* ascending by gpa */
+};
+
+/* --- bus.c --- */
+struct vmm_region {
+  uint64_t base, len;
+  vmm_io_fn fn;
+  void *opaque;
+};
+
+struct vmm_table {
+  uint32_t n;
+  struct vmm_region r[]; /* ascending, disjoint */
+};
+
+struct vmm_retired {
+  struct vmm_retired *next;
+  struct vmm_table *table;
+  uint32_t seq[]; /* each vCPU's epoch when the table was replaced */
+};
+
+struct vmm_bus {
+  _Atomic(struct vmm_table *) table;
+  struct vmm_retired *retired;
+};
+
+/* --- irq.c --- */
+struct vmm_route {
+  uint8_t type; /* 0: none, else KVM_IRQ_ROUTING_* */
+  uint32_t chip, pin;
+  uint64_t addr;
+  uint32_t data;
+};
+
+struct vmm_irqs {
+  pthread_mutex_t lock;
+  struct vmm_route *route;    /* [VMM_MAX_GSI] */
+  uint64_t *level;            /* [VMM_MAX_GSI] sources that hold the line up; made when first used */
+  uint32_t first_msi, n_used; /* GSIs below first_msi are pins */
+  bool dirty;
+  uint64_t commits; /* KVM_SET_GSI_ROUTING calls, a counter */
+};
+
+/* --- vcpu.c --- */
+enum { VMM_RUN_STOPPED, VMM_RUN_PAUSED, VMM_RUN_RUNNING };
+
+struct vmm_vcpu {
+  vmm_vm *vm;
+  unsigned index;
+  int fd;
+  struct kvm_run *run;
+  size_t run_size;
+  pthread_t thread;
+  _Atomic int tid;          /* 0: no thread */
+  bool parked;              /* under vm->lock */
+  _Atomic uint32_t request; /* non-zero: leave KVM_RUN and look at vm->want */
+  _Atomic uint32_t seq;     /* epoch: odd while a bus handler runs on this vCPU */
+  uint64_t exits[8];        /* by VMM_EXIT_* */
+  int affinity_len;
+  uint16_t *affinity;
+};
+
+enum { VMM_EXIT_PIO, VMM_EXIT_MMIO, VMM_EXIT_INTR, VMM_EXIT_OTHER };
+
+struct vmm_event {
+  uint32_t kind;
+  uint64_t arg;
+  uint64_t time_ns;
+};
+
+struct vmm_vm {
+  int kvm_fd, fd, poll_fd, event_fd;
+  const char *failed; /* the ioctl or call that the last error came from */
+  pthread_mutex_t lock;     /* vCPU states, memory map changes, loops */
+  pthread_cond_t cond;
+  pthread_mutex_t bus_lock; /* writers of both bus tables */
+  _Atomic uint32_t sync_waiters;
+  _Atomic int want;         /* VMM_RUN_*; written under lock */
+  _Atomic bool halted;      /* a terminal event: no vCPU enters the guest again */
+  struct vmm_vcpu *vcpu[VMM_MAX_VCPUS];
+  unsigned n_vcpus;
+  int run_size;
+  _Atomic(struct vmm_map *) map;
+  struct vmm_map *old_maps[64];
+  unsigned n_old_maps;
+  uint64_t slots_used[8]; /* bitmap of KVM memory slot ids */
+  struct vmm_bus bus[2];
+  struct vmm_irqs irq;
+  vmm_loop *loops[VMM_MAX_LOOPS];
+  struct vmm_pci_segment *segment[VMM_MAX_SEGMENTS];
+  pthread_mutex_t event_lock;
+  struct vmm_event event[VMM_EVENTS];
+  unsigned event_head, event_n;
+  uint64_t events_lost;
+  _Atomic uint64_t t_first_run, t_first_exit; /* ns, vCPU 0 */
+  uint64_t log_tokens, log_time;
+  int log_level;
+  char error[256]; /* what KVM said when it gave up on a vCPU */
+};
+
+#define VMM_FAIL(vm, what) ((vm)->failed = (what), -errno)
+
+/* vm.c */
+extern const struct vmm_api vmm_api_table;
+uint64_t vmm_now_ns(void);
+void vmm_post_event(vmm_vm *vm, uint32_t kind, uint64_t arg);
+void vmm_log(vmm_vm *vm, int level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+vmm_vm *vmm_vm_new(const char *device, int *err, const char **what);
+void vmm_vm_free(vmm_vm *vm);
+const struct vmm_api *vmm_api_get(void);
+const char *vmm_failed(vmm_vm *vm);
+const char *vmm_error_text(vmm_vm *vm);
+int vmm_cap(vmm_vm *vm, int cap);
+int vmm_enable_cap(vmm_vm *vm, int cap, uint64_t arg);
+int vmm_event_next(vmm_vm *vm, struct vmm_event *out);
+int vmm_poll_add(vmm_vm *vm, int fd, uint32_t events);
+int vmm_poll_del(vmm_vm *vm, int fd);
+int vmm_poll_wait(vmm_vm *vm, int timeout_ms, uint32_t *events);
+void vmm_set_log_level(vmm_vm *vm, int level);
+uint64_t vmm_first_run(vmm_vm *vm);
+uint64_t vmm_first_exit(vmm_vm *vm);
+
+/* process.c */
+int vmm_signals(void);
+int vmm_signal_next(int fd);
+int vmm_parent_death(int signo);
+int vmm_ctl_recv(int fd, void *buf, size_t cap, int *fds, int max_fds, int *n_fds);
+int vmm_ctl_send(int fd, const void *buf, size_t len, const int *fds, int n_fds, int timeout_ms);
+
+/* memory.c */
+int vmm_mem_add(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, uint64_t page_size);
+int vmm_mem_del(vmm_vm *vm, uint64_t gpa);
+void *vmm_mem(vmm_vm *vm, uint64_t gpa, uint64_t len);
+void vmm_mem_dirty(vmm_vm *vm, uint64_t gpa, uint64_t len);
+int vmm_mem_load(vmm_vm *vm, uint64_t gpa, int fd, uint64_t offset, uint64_t size);
+int vmm_mem_write(vmm_vm *vm, uint64_t gpa, const void *data, uint64_t size);
+int vmm_mem_fd(vmm_vm *vm, uint64_t gpa, uint64_t *offset);
+int vmm_mem_log(vmm_vm *vm, int on);
+int64_t vmm_mem_fetch_log(vmm_vm *vm, uint64_t gpa, uint64_t *bitmap, uint64_t words);
+void vmm_mem_free(vmm_vm *vm);
+
+/* bus.c */
+int vmm_bus_init(vmm_vm *vm);
+void vmm_bus_free(vmm_vm *vm);
+int vmm_bus_add(vmm_vm *vm, int space, uint64_t base, uint64_t len, vmm_io_fn fn, void *opaque);
+int vmm_bus_del(vmm_vm *vm, int space, uint64_t base);
+/* Swap in one step; from or to may be VMM_NO_ADDR. Does not wait for running handlers. */
+int vmm_bus_move(vmm_vm *vm, int space, uint64_t from, uint64_t to, uint64_t len, vmm_io_fn fn, void *opaque);
+void vmm_bus_sync(vmm_vm *vm);
+void vmm_bus_access(vmm_vm *vm, int space, uint64_t addr, void *data, uint32_t size, int is_write);
+
+/* irq.c */
+int vmm_irq_init(vmm_vm *vm);
+void vmm_irq_free(vmm_vm *vm);
+int vmm_irq_chip(vmm_vm *vm, uint32_t chip, uint32_t pins);
+int vmm_irq_alloc(vmm_vm *vm);
+void vmm_irq_release(vmm_vm *vm, uint32_t gsi);
+int vmm_irq_msi(vmm_vm *vm, uint32_t gsi, uint64_t addr, uint32_t data);
+int vmm_irq_commit(vmm_vm *vm);
+int vmm_irq_assign(vmm_vm *vm, uint32_t gsi, int fd, int assign);
+int vmm_irqfd_open(vmm_vm *vm, uint32_t gsi);
+void vmm_irqfd_close(vmm_vm *vm, uint32_t gsi, int fd);
+int vmm_irq_level(vmm_vm *vm, uint32_t gsi, unsigned source, int level);
+int vmm_ioeventfd(vmm_vm *vm, int space, uint64_t addr, uint32_t len, int fd, int assign);
+uint64_t vmm_irq_commits(vmm_vm *vm);
+
+/* vcpu.c */
+int vmm_vcpu_new(vmm_vm *vm, unsigned index, unsigned long id);
+int vmm_vcpu_fd(vmm_vm *vm, unsigned index);
+int vmm_vcpu_affinity(vmm_vm *vm, unsigned index, const uint16_t *cpus, int n);
+int vmm_vcpus_start(vmm_vm *vm, int paused);
+int vmm_vcpus_pause(vmm_vm *vm);
+int vmm_vcpus_resume(vmm_vm *vm);
+void vmm_vcpus_halt(vmm_vm *vm); /* ask all to park; does not wait */
+void vmm_vcpus_stop(vmm_vm *vm); /* end and join all threads */
+void vmm_vcpus_free(vmm_vm *vm);
+uint64_t vmm_vcpu_exits(vmm_vm *vm, unsigned index, unsigned kind);
+struct vmm_vcpu *vmm_vcpu_self(void);
+
+/* loop.c */
+vmm_loop *vmm_loop_get(vmm_vm *vm, unsigned index);
+int vmm_loop_add(vmm_loop *loop, int fd, uint32_t events, vmm_fd_fn fn, void *opaque);
+int vmm_loop_mod(vmm_loop *loop, int fd, uint32_t events);
+int vmm_loop_del(vmm_loop *loop, int fd);
+void vmm_loops_free(vmm_vm *vm);
+
+/* chardev.c */
+vmm_chardev *vmm_chardev_open(vmm_vm *vm, int in_fd, int out_fd, uint32_t flags, vmm_rx_fn rx, void *opaque);
+size_t vmm_chardev_write(vmm_chardev *dev, const uint8_t *data, size_t len);
+size_t vmm_chardev_room(vmm_chardev *dev);
+void vmm_chardev_kick(vmm_chardev *dev);
+void vmm_chardev_close(vmm_chardev *dev);
+
+/* pci.c, msix.c */
+typedef struct vmm_pci_dev vmm_pci_dev;
+/* The guest changed config bytes [offset, offset+size) (already applied). vCPU thread. */
+typedef void (*vmm_pci_cfg_fn)(void *opaque, uint32_t offset, uint32_t size);
+enum { VMM_BAR_IO = 1, VMM_BAR_64 = 4, VMM_BAR_PREFETCH = 8 };
+
+int vmm_pci_segment_add(vmm_vm *vm, unsigned id, uint64_t ecam, uint64_t mmio32, uint64_t mmio32_size,
+                        uint64_t mmio64, uint64_t mmio64_size, uint64_t pio, uint64_t pio_size);
+vmm_pci_dev *vmm_pci_new(vmm_vm *vm);
+int vmm_pci_set(vmm_pci_dev *dev, uint32_t offset, uint32_t size, uint32_t value, uint32_t wmask, uint32_t w1c);
+uint32_t vmm_pci_get(vmm_pci_dev *dev, uint32_t offset, uint32_t size);
+int vmm_pci_add_cap(vmm_pci_dev *dev, uint8_t id, const uint8_t *body, const uint8_t *wmask, uint32_t len);
+int vmm_pci_add_bar(vmm_pci_dev *dev, unsigned index, uint64_t size, uint32_t flags, vmm_io_fn fn, void *opaque);
+int vmm_pci_bar_ioeventfd(vmm_pci_dev *dev, unsigned index, uint64_t offset, uint32_t len, int fd, int assign);
+uint64_t vmm_pci_bar_base(vmm_pci_dev *dev, unsigned index); /* where it decodes now, or VMM_NO_ADDR */
+int vmm_pci_add_msix(vmm_pci_dev *dev, unsigned bar, uint64_t table, uint64_t pba, unsigned vectors);
+int vmm_pci_msix_signal(vmm_pci_dev *dev, unsigned vector);
+int vmm_pci_msix_fd(vmm_pci_dev *dev, unsigned vector);
+void vmm_pci_on_config(vmm_pci_dev *dev, vmm_pci_cfg_fn fn, void *opaque);
+int vmm_pci_attach(vmm_pci_dev *dev, unsigned segment, unsigned slot);
+void vmm_pci_detach(vmm_pci_dev *dev);
+void vmm_pci_free(vmm_pci_dev *dev);
+void vmm_pci_reset(vmm_pci_dev *dev);
+int vmm_pci_save(vmm_pci_dev *dev, uint8_t *out, size_t cap);
+int vmm_pci_restore(vmm_pci_dev *dev, const uint8_t *in, size_t len);
+void vmm_pci_segments_free(vmm_vm *vm);
+
+#endif

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What pci.c and msix.c share. */
+#ifndef VMM_PCI_H
+#define VMM_PCI_H
+
+#include "native.h"
+
+struct vmm_pci_ioeventfd {
+  struct vmm_pci_ioeventfd *next;
+  uint64_t offset;
+  uint32_t len;
+  int fd;
+};
+
+struct vmm_bar {
+  uint64_t size; /* 0: none, or the upper half of the 64-bit BAR before it */
+  uint32_t flags;
+  uint64_t at; /* where it decodes now, VMM_NO_ADDR: nowhere */
+  vmm_io_fn fn;
+  void *opaque;
+  struct vmm_pci_ioeventfd *ioeventfds;
+};
+
+struct vmm_msix_vector {
+  int fd, gsi;
+  bool assigned;
+};
+
+struct vmm_msix {
+  unsigned n, bar;
+  uint32_t cap; /* config offset of the capability */
+  uint64_t table_at, pba_at;
+  uint8_t *table;
+  struct vmm_msix_vector *vec;
+  bool enabled, masked;
+  pthread_mutex_t lock;
+};
+
+struct vmm_pci_segment {
+  vmm_vm *vm;
+  unsigned id;
+  uint64_t ecam;
+  struct {
+    uint64_t base, size;
+  } window[3]; /* mmio32, mmio64, pio */
+  uint32_t address; /* CONFIG_ADDRESS, segment 0 */
+  pthread_mutex_t lock; /* config writes and BAR mapping of all its devices */
+  vmm_pci_dev *dev[32];
+};
+
+struct vmm_pci_dev {
+  vmm_vm *vm;
+  struct vmm_pci_segment *seg; /* NULL while detached */
+  unsigned slot;
+  uint8_t cfg[4096], wmask[4096], w1c[4096], initial[4096];
+  uint32_t last_cap, next_free; /* of the capability list */
+  struct vmm_bar bar[6];
+  struct vmm_msix *msix;
+  vmm_pci_cfg_fn on_config;
+  void *on_config_opaque;
+};
+
+bool vmm_msix_io(vmm_pci_dev *dev, unsigned bar, uint64_t offset, void *data, uint32_t size, int is_write);
+void vmm_msix_control(vmm_pci_dev *dev);
+void vmm_msix_free(vmm_pci_dev *dev);
+void vmm_msix_reset(vmm_pci_dev *dev);
+
+#endif

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a device author subclasses: :class:`Device`, and :class:`PciDevice` for anything on PCI.
+
+Life cycle (``device.state``)::
+
+    configured ── activate ──▶ activated ◀── resume ─── paused
+                                  │  └────── pause ──────▶ │
+                                  └─ reset ─▶ reset ── activate …       any ── remove ─▶ removed
+
+The machine drives it; a class overrides the methods it cares about. Handlers of guest
+accesses run on vCPU threads, several at a time if the guest has several CPUs; the
+other methods run on the main thread.
+"""
+
+from __future__ import annotations
+
+from .errors import VmmError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .machine.assembly import Machine
+
+_NEXT = {
+    "configured": ("activated", "removed"),
+    "activated": ("paused", "reset", "removed"),
+    "paused": ("activated", "reset", "removed"),
+    "reset": ("activated", "removed"),
+    "removed": (),
+}
+
+
+class Device:
+    """A device without a bus of its own: ports, addresses, interrupts by number.
+
+    machine    the :class:`vmmcore.machine.assembly.Machine`
+    id         unique in the VM: ``serial0``
+    options    plain data from the plan
+    resources  what the planner claimed: ``{"port": 0x3f8, "gsi": 4}``
+    files      open fds by name; they are the device's own, to be closed in :meth:`remove`
+    """
+
+    #: Raised when the layout of save()'s dict changes.
+    save_version = 1
+
+    def __init__(self, machine: Machine, id: str, options: dict[str, Any] | None = None,
+                 resources: dict[str, Any] | None = None, files: dict[str, int] | None = None) -> None:
+        self.machine, self.id = machine, id
+        self.options, self.resources, self.files = options or {}, resources or {}, files or {}
+        self.state = "configured"
+
+    # --- what a device class overrides ---
+
+    def realize(self) -> None:
+        """Map registers, claim interrupt lines. Called once, before the guest runs."""
+
+    def activate(self) -> None:
+        """The guest is about to run (again)."""
+
+    def pause(self) -> None:
+        """Quiesce: when this returns, nothing of the device touches guest memory."""
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+
+    def reset(self) -> None:
+        """Back to the state after :meth:`realize`."""
+
+    def remove(self) -> None:
+        """Let go of everything: regions, lines, fds."""
+
+    def save(self) -> dict[str, Any]:
+        """State as plain data (int, str, bytes, bool, list, dict). The device is paused."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a state that :meth:`save` returned. Raises VmmError for one it cannot take."""
+
+    def counters(self) -> dict[str, int]:
+        """Numbers that only grow: ``{"tx_bytes": …}``."""
+        return {}
+
+    def event(self, arg: int) -> None:
+        """The device's C half posted VMM_EVENT_DEVICE."""
+
+    # --- driven by the machine ---
+
+    def _enter(self, state: str) -> None:
+        if state not in _NEXT[self.state]:
+            raise VmmError(f"{self.id}: cannot go from {self.state} to {state}")
+        before, self.state = self.state, state
+        if state == "activated":
+            (self.resume if before == "paused" else self.activate)()
+        elif state == "paused":
+            self.pause()
+        elif state == "reset":
+            self.reset()
+        else:
+            self._teardown()
+
+    def _setup(self) -> None:
+        self.realize()
+
+    def _teardown(self) -> None:
+        self.remove()
+
+    def _save(self) -> dict[str, Any]:
+        return {"version": self.save_version, "device": self.save()}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        if state.get("version") != self.save_version:
+            raise VmmError(f"{self.id}: saved by version {state.get('version')} of the device, this is "
+                           f"{self.save_version}")
+        self.restore(state["device"])
+
+
+class MsixVector:
+    """One MSI-X vector of a :class:`PciDevice`."""
+
+    __slots__ = ("_device", "fd", "index")
+
+    def __init__(self, device: PciDevice, index: int) -> None:
+        from .machine.native import lib
+
+        self._device, self.index = device, index
+        #: an eventfd; writing it is signalling (for data planes in C, vhost, …). It belongs to the core.
+        self.fd: int = lib.vmm_pci_msix_fd(device.pci, index)
+
+    def signal(self) -> None:
+        """Raise the interrupt (dropped while the guest has MSI-X off)."""
+        from .machine.native import lib
+
+        lib.vmm_pci_msix_signal(self._device.pci, self.index)
+
+
+class PciDevice(Device):
+    """A PCI function. Describe it with the class attributes and, in :meth:`realize`, ``add_bar`` & co.
+
+    Config space, BAR moves, MSI-X table and masks are the core's, served in C.
+    """
+
+    vendor_id = 0x1AF4
+    device_id = 0
+    #: base class, sub-class, programming interface: 0xff0000 is "does not fit a class"
+    class_code = 0xFF0000
+    revision = 0
+    subsystem_vendor_id = 0
+    subsystem_id = 0
+
+    pci: Any  # struct vmm_pci_dev *
+    msix: list[MsixVector]
+
+    def add_bar(self, index: int, size: int, read: Callable[[int, int], int] | None = None,
+                write: Callable[[int, int, int], None] | None = None, *, prefetchable: bool = False,
+                is64: bool = False, io: bool = False, c_handler: tuple[Any, Any] | None = None) -> None:
+        """Base address register `index` of `size` bytes (a power of two).
+
+        read(offset, size) -> value and write(offset, size, value) are called on vCPU threads;
+        `c_handler` is a pair (vmm_io_fn, opaque) of C pointers instead. Raises VmmError.
+        """
+        from .machine.bus import Handler
+        from .machine.native import ffi, lib
+        from .machine.pci import BAR_64, BAR_IO, BAR_PREFETCH
+
+        flags = (BAR_IO if io else 0) | (BAR_64 if is64 else 0) | (BAR_PREFETCH if prefetchable else 0)
+        if c_handler is None:
+            handler = Handler(f"{self.id} BAR {index}", read, write)
+            self._handlers.append(handler)
+            c_handler = lib.vmm_py_io, handler.c_opaque
+        else:
+            c_handler = ffi.cast("vmm_io_fn", c_handler[0]), ffi.cast("void *", c_handler[1])
+        err = lib.vmm_pci_add_bar(self.pci, index, size, flags, *c_handler)
+        if err:
+            raise VmmError(f"{self.id}: BAR {index} of {size} bytes is not possible")
+        self._bars.append((index, size, flags))
+
+    def add_capability(self, id: int, body: bytes, writable: bytes | None = None) -> int:
+        """Append a PCI capability (without its two header bytes); returns its offset.
+
+        `writable` is a mask over `body` of bits that the guest may change.
+        """
+        from .machine.native import ffi, lib
+
+        mask = ffi.NULL if writable is None else writable
+        at: int = lib.vmm_pci_add_cap(self.pci, id, body, mask, len(body))
+        if at < 0:
+            raise VmmError(f"{self.id}: no room for PCI capability 0x{id:02x}")
+        return at
+
+    def add_msix(self, bar: int, vectors: int, table: int | None = None, pba: int | None = None) -> None:
+        """MSI-X with `vectors` vectors; table and PBA at offsets of `bar`, by default in a BAR of their own."""
+        from .machine.native import lib
+
+        if table is None or pba is None:
+            table, pba = 0, -(-vectors * 16 // 8) * 8
+            size = 4096
+            while size < pba + (vectors + 63) // 64 * 8:
+                size *= 2
+            self.add_bar(bar, size)
+        if lib.vmm_pci_add_msix(self.pci, bar, table, pba, vectors):
+            raise VmmError(f"{self.id}: MSI-X with {vectors} vectors does not fit BAR {bar}")
+        self.msix = [MsixVector(self, n) for n in range(vectors)]
+
+    def bar_address(self, index: int) -> int | None:
+        """Where BAR `index` decodes now (guest-physical address or port), None while it does not."""
+        from .machine.native import lib
+
+        at: int = lib.vmm_pci_bar_base(self.pci, index)
+        return None if at == (1 << 64) - 1 else at
+
+    def dma_read(self, address: int, size: int) -> bytes:
+        """Read guest memory as a bus master. Raises VmmError outside of RAM."""
+        return self.machine.memory.read(address, size)
+
+    def dma_write(self, address: int, data: bytes) -> None:
+        """Write guest memory as a bus master. Raises VmmError outside of RAM."""
+        self.machine.memory.write(address, data)
+
+    # --- driven by the machine ---
+
+    def _setup(self) -> None:
+        from .machine.native import check, ffi, lib
+
+        vm, place = self.machine.vm, self.resources
+        self._handlers: list[Any] = []
+        self._bars: list[tuple[int, int, int]] = []
+        self._windows: list[tuple[Any, int]] = []
+        self.msix = []
+        self.pci = lib.vmm_pci_new(vm)
+        if self.pci == ffi.NULL:
+            raise VmmError("out of memory")
+        for offset, value in ((0x00, self.device_id << 16 | self.vendor_id),
+                              (0x08, self.class_code << 8 | self.revision),
+                              (0x2C, self.subsystem_id << 16 | self.subsystem_vendor_id)):
+            lib.vmm_pci_set(self.pci, offset, 4, value, 0, 0)
+        self.realize()
+        segment = self.machine.segments[place.get("segment", 0)]
+        for index, size, flags in self._bars:
+            window, at = segment.address(flags, size)
+            self._windows.append((window, at))
+            for half in range(2 if flags & 4 else 1):
+                low = lib.vmm_pci_get(self.pci, 0x10 + 4 * (index + half), 4) if not half else 0
+                mask = ~(size - 1) >> (32 * half) & 0xFFFF_FFFF
+                mask &= ~(3 if flags & 1 else 15) if not half else 0xFFFF_FFFF
+                value = (at >> (32 * half)) & 0xFFFF_FFFF | low
+                lib.vmm_pci_set(self.pci, 0x10 + 4 * (index + half), 4, value, mask, 0)
+        check(vm, lib.vmm_pci_attach(self.pci, place.get("segment", 0), place["slot"]))
+
+    def _teardown(self) -> None:
+        from .machine.native import lib
+
+        lib.vmm_pci_detach(self.pci)
+        self.remove()
+        for window, at in self._windows:
+            window.give(at)
+        lib.vmm_pci_free(self.pci)
+        self.pci, self._handlers = None, []
+
+    def _save(self) -> dict[str, Any]:
+        from .machine.native import ffi, lib
+
+        buffer = ffi.new("uint8_t[]", 4096 + 16 * 2048)
+        size = lib.vmm_pci_save(self.pci, buffer, len(buffer))
+        return {**super()._save(), "pci": bytes(ffi.buffer(buffer, size))}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        from .machine.native import lib
+
+        saved = state.get("pci", b"")
+        if lib.vmm_pci_restore(self.pci, saved, len(saved)):
+            raise VmmError(f"{self.id}: the saved PCI state is of another device")
+        super()._restore(state)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exceptions of vmm: each says what was wrong and how to mend it, in one line."""
+
+from __future__ import annotations
+
+
+class ExitCode:
+    """Exit statuses of `vmm run`, documented in ``docs/cli.md``. 128+N: ended by signal N."""
+
+    OK = 0
+    FAILURE = 1
+    USAGE = 2
+    PLUGIN = 3
+    HOST = 4
+    PANIC = 5
+    GUEST = 6  # the guest itself asked for a non-zero exit
+    TRIPLE_FAULT = 7
+    KVM_ERROR = 8
+
+
+class VmmError(Exception):
+    """Base of all errors of vmm. `exit_code` is what the CLI exits with."""
+
+    exit_code = ExitCode.FAILURE
+
+
+class UserError(VmmError):
+    """A bad value from a person. `option` names where it came from (``--memory``, ``--disk path=``)."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, option: str, problem: str, mend: str = "") -> None:
+        super().__init__(f"{option}: {problem}" + (f"; {mend}" if mend else ""))
+        self.option, self.problem, self.mend = option, problem, mend
+
+
+class PluginError(VmmError):
+    """A plugin that was asked for by name cannot be used."""
+
+    exit_code = ExitCode.PLUGIN
+
+
+class HostError(VmmError):
+    """This host lacks something: /dev/kvm, a permission, a KVM capability."""
+
+    exit_code = ExitCode.HOST
+
+
+class KvmError(HostError):
+    """A KVM ioctl failed. Names the ioctl, errno and the likely cause."""
+
+    def __init__(self, ioctl: str, errno: int, hint: str = "") -> None:
+        import os
+
+        super().__init__(f"{ioctl}: {os.strerror(errno)} (errno {errno})" + (f"; {hint}" if hint else ""))
+        self.ioctl, self.errno = ioctl, errno
+
+
+class GuestError(VmmError):
+    """The runner or the guest refused a request (its answer is the message)."""

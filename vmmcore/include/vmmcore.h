@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vmmcore.h - the C interface between the core and a plugin's own data plane.
+ *
+ * A plugin links with nothing: the core hands it one pointer to `struct vmm_api`
+ * (in Python: `machine.api_address`, an integer), the plugin keeps it and calls
+ * through it. The table is append-only; a changed or removed slot bumps
+ * VMM_API_MAJOR, an added one VMM_API_MINOR. Check it once with vmm_api_check().
+ *
+ * Threads: an I/O handler runs on the vCPU thread that made the access, so one
+ * handler may run on several vCPUs at a time; an fd handler runs on its loop's
+ * thread. Neither holds any lock of the core, and neither may block.
+ */
+#ifndef VMMCORE_H
+#define VMMCORE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define VMM_API_MAGIC 0x504d4d56u /* "VMMP" in memory */
+#define VMM_API_MAJOR 1u
+#define VMM_API_MINOR 0u
+
+typedef struct vmm_vm vmm_vm;           /* one virtual machine */
+typedef struct vmm_loop vmm_loop;       /* one epoll thread */
+typedef struct vmm_chardev vmm_chardev; /* one byte stream of the host: tty, pty, file, pipe */
+
+/* Address spaces of the bus. */
+enum { VMM_PIO = 0, VMM_MMIO = 1 };
+
+/* What a device tells the control plane with post_event(). */
+enum {
+  VMM_EVENT_SHUTDOWN = 1, /* the guest powered off (ACPI S5, PSCI SYSTEM_OFF) */
+  VMM_EVENT_RESET = 2,    /* the guest asked for a reset */
+  VMM_EVENT_PANIC = 3,    /* the guest's kernel panicked; arg: pvpanic's byte */
+  VMM_EVENT_TRIPLE = 4,   /* triple fault (KVM_EXIT_SHUTDOWN); arg: vCPU index */
+  VMM_EVENT_ERROR = 5,    /* KVM gave up on a vCPU; arg: vCPU index */
+  VMM_EVENT_EXIT = 6,     /* the guest asked to end with exit status arg (debug exit port) */
+  VMM_EVENT_QUIT = 7,     /* the user asked to end at once (escape key of a terminal) */
+  VMM_EVENT_STAMP = 8,    /* boot-time stamp; arg: the byte written */
+  VMM_EVENT_DEVICE = 9,   /* for the device `arg` (its Python half handles it) */
+};
+
+/*
+ * An access of `size` bytes (1, 2, 4 or 8) at `offset` from the start of the
+ * region, wholly inside it. Little endian at `data`. A read finds all ones in
+ * `data`: a handler that does nothing reads as an empty bus.
+ */
+typedef void (*vmm_io_fn)(void *opaque, uint64_t offset, void *data, uint32_t size, int is_write);
+
+/* `events` are epoll's. */
+typedef void (*vmm_fd_fn)(void *opaque, int fd, uint32_t events);
+
+/* Bytes from the host; returns how many were taken. Fewer than `len` stops the
+ * flow until chardev_kick(). Called with (NULL, 0) when an output buffer that was
+ * full has drained. Runs on a loop's thread. */
+typedef size_t (*vmm_rx_fn)(void *opaque, const uint8_t *data, size_t len);
+
+struct vmm_api {
+  uint32_t magic, major, minor, size;
+
+  /* --- since 1.0 --- functions that return int: 0 or a positive result, else -errno */
+
+  /* Map a handler; -EEXIST if it would overlap, -EINVAL if it wraps. */
+  int (*bus_add)(vmm_vm *vm, int space, uint64_t base, uint64_t len, vmm_io_fn fn, void *opaque);
+  /* Unmap the region that starts at `base`. Called from any thread but a vCPU's,
+   * no handler of it runs any more when this returns. */
+  int (*bus_del)(vmm_vm *vm, int space, uint64_t base);
+
+  /* Host address of guest memory [gpa, gpa+len), or NULL unless all of it is one
+   * contiguous piece of RAM. The one bounds check for guest-made addresses. */
+  void *(*mem)(vmm_vm *vm, uint64_t gpa, uint64_t len);
+  /* Tell the dirty log that the VMM itself wrote [gpa, gpa+len). */
+  void (*mem_dirty)(vmm_vm *vm, uint64_t gpa, uint64_t len);
+
+  /* A new eventfd that raises an edge on `gsi` when written (KVM irqfd). The
+   * caller owns it and gives it back with irqfd_close(). */
+  int (*irqfd_open)(vmm_vm *vm, uint32_t gsi);
+  void (*irqfd_close)(vmm_vm *vm, uint32_t gsi, int fd);
+  /* Drive the level of a line. Several devices on one GSI are ORed by `source` (0..63). */
+  int (*irq_level)(vmm_vm *vm, uint32_t gsi, unsigned source, int level);
+  /* Have a guest's write of `len` bytes (0: any length) at `addr` wake `fd` without leaving the kernel. */
+  int (*ioeventfd)(vmm_vm *vm, int space, uint64_t addr, uint32_t len, int fd, int assign);
+
+  /* The VM's loop number `index` (0..15), started when first asked for. */
+  vmm_loop *(*loop)(vmm_vm *vm, unsigned index);
+  int (*loop_add)(vmm_loop *loop, int fd, uint32_t events, vmm_fd_fn fn, void *opaque);
+  int (*loop_mod)(vmm_loop *loop, int fd, uint32_t events);
+  /* Called from another thread than the loop's, the handler does not run any more when this returns. */
+  int (*loop_del)(vmm_loop *loop, int fd);
+
+  /* A byte stream on host fds (-1: none; both may be the same). It takes the fds
+   * over and closes them. Output never blocks the caller: it goes to a 64 KiB
+   * buffer that the loop drains. Input flows from the first chardev_kick() on. */
+  vmm_chardev *(*chardev_open)(vmm_vm *vm, int in_fd, int out_fd, uint32_t flags, vmm_rx_fn rx, void *opaque);
+  /* How many of `len` bytes were taken; fewer when the buffer is full. */
+  size_t (*chardev_write)(vmm_chardev *dev, const uint8_t *data, size_t len);
+  /* Bytes of room in the output buffer. */
+  size_t (*chardev_room)(vmm_chardev *dev);
+  /* The device has room for input (once activated, and again after it was full). */
+  void (*chardev_kick)(vmm_chardev *dev);
+  /* Drains what can be written at once, puts a terminal back, closes. */
+  void (*chardev_close)(vmm_chardev *dev);
+
+  void (*post_event)(vmm_vm *vm, uint32_t kind, uint64_t arg);
+  /* One line for the log; level as syslog's (3 error, 4 warning, 6 info, 7 debug). */
+  void (*log)(vmm_vm *vm, int level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+  /* CLOCK_MONOTONIC in ns. */
+  uint64_t (*now_ns)(void);
+  /* The KVM fds, for an architecture's own ioctls. */
+  int (*kvm_fd)(vmm_vm *vm);
+  int (*vm_fd)(vmm_vm *vm);
+  int (*vcpu_fd)(vmm_vm *vm, unsigned index); /* -ENOENT when there is none */
+};
+
+/* Flags of chardev_open(). */
+enum {
+  VMM_CHARDEV_RAW = 1,    /* if it is a terminal: raw mode until close */
+  VMM_CHARDEV_ESCAPE = 2, /* if it is a terminal: Ctrl-A x ends the VM, Ctrl-A Ctrl-A sends one Ctrl-A */
+  VMM_CHARDEV_DROP = 4,   /* drop output that nobody reads (a pty) instead of holding the guest up */
+};
+
+/* 0, or: -1 not our table, -2 other major version, -3 an older core than needed. */
+static inline int vmm_api_check(const struct vmm_api *api, uint32_t minor) {
+  if (!api || api->magic != VMM_API_MAGIC) return -1;
+  if (api->major != VMM_API_MAJOR) return -2;
+  return api->minor < minor ? -3 : 0;
+}
+
+/* Little-endian access to the bytes of an I/O handler. */
+static inline uint64_t vmm_load(const void *data, uint32_t size) {
+  uint64_t v = 0;
+  __builtin_memcpy(&v, data, size > 8 ? 8 : size);
+  return v;
+}
+static inline void vmm_store(void *data, uint32_t size, uint64_t v) {
+  __builtin_memcpy(data, &v, size > 8 ? 8 : size);
+}
+
+#endif

@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Building a machine from its plan, in an order that can be read in one place: :meth:`Machine.build`.
+
+A reboot of the guest closes the machine and builds another from the same plan, so
+that nothing of the old one (a masked interrupt, a half-written register) survives.
+"""
+
+from __future__ import annotations
+
+from vmmcore.errors import VmmError
+
+from . import memory as mem
+from .bus import BusSpace
+from .native import check, ffi, lib, open_vm
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+    from typing import Any
+
+    from vmmcore.device import Device
+
+    from .pci import Segment
+
+PIO, MMIO = 0, 1
+EXITS = ("pio", "mmio", "interrupted", "other")
+
+
+class Platform:
+    """Base of an architecture's machine half: ``class Platform`` in the module plan["arch"]["module"]."""
+
+    #: KVM_IRQCHIP_* that GSIs are pins of, and how many (x86: the IOAPIC's 24)
+    irqchip, irq_pins = 2, 24
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def create(self) -> None:
+        """Interrupt controllers and what else must be there before the first vCPU."""
+
+    def vcpu_id(self, index: int) -> int:
+        """The id to create vCPU `index` with (x86: its APIC ID)."""
+        return index
+
+    def init_vcpu(self, index: int, fd: int) -> None:
+        """What the CPU is: feature registers, first state."""
+
+    def set_entry(self, entry: dict[str, Any]) -> None:
+        """First registers of vCPU 0. The others wait until the guest starts them."""
+
+    def realize(self) -> None:
+        """Ports and addresses of the platform itself."""
+
+    def power_button(self) -> None:
+        """Press it. Raises VmmError where there is none."""
+        raise VmmError("this machine has no power button")
+
+    def save(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class IrqLine:
+    """An interrupt line, by GSI. ``fd`` is its eventfd: writing it is a pulse."""
+
+    __slots__ = ("fd", "gsi", "vm")
+
+    def __init__(self, vm: Any, gsi: int) -> None:
+        self.vm, self.gsi = vm, gsi
+        self.fd = check(vm, lib.vmm_irqfd_open(vm, gsi))
+
+    def pulse(self) -> None:
+        """An edge."""
+        import posix
+
+        posix.write(self.fd, (1).to_bytes(8, "little"))
+
+    def close(self) -> None:
+        lib.vmm_irqfd_close(self.vm, self.gsi, self.fd)
+        self.fd = -1
+
+
+class MainLoop:
+    """``machine.loop``: file descriptors watched by the main thread, handlers in Python."""
+
+    def __init__(self, vm: Any) -> None:
+        self.vm = vm
+        self.handlers: dict[int, Callable[[int, int], None]] = {}
+        self._events = ffi.new("uint32_t *")
+
+    def add(self, fd: int, events: int, handler: Callable[[int, int], None]) -> None:
+        """Call handler(fd, events) when epoll says so (EPOLLIN is 1, EPOLLOUT 4)."""
+        check(self.vm, lib.vmm_poll_add(self.vm, fd, events))
+        self.handlers[fd] = handler
+
+    def remove(self, fd: int) -> None:
+        if self.handlers.pop(fd, None) is not None:
+            lib.vmm_poll_del(self.vm, fd)
+
+    def wait(self) -> None:
+        """Wait for the next thing to happen and handle it, unless it is an event of the machine."""
+        fd = lib.vmm_poll_wait(self.vm, -1, self._events)
+        handler = self.handlers.get(fd) if fd > 0 else None
+        if handler is not None:
+            handler(fd, self._events[0])
+
+
+class Machine:
+    """One virtual machine, as its devices see it.
+
+    plan, vm (the core's pointer), api_address and vm_address (integers for a plugin's C half),
+    memory, pio, mmio, loop, devices (by id), platform.
+    """
+
+    def __init__(self, plan: dict[str, Any], fds: list[int]) -> None:
+        self.plan, self._fds = plan, fds
+        self.vm = open_vm(plan.get("kvm_device", "/dev/kvm"))
+        self.api_address = int(ffi.cast("uintptr_t", lib.vmm_api_get()))
+        self.vm_address = int(ffi.cast("uintptr_t", self.vm))
+        self.memory = mem.Memory(self.vm)
+        self.pio, self.mmio = BusSpace(self.vm, PIO), BusSpace(self.vm, MMIO)
+        self.loop = MainLoop(self.vm)
+        self.devices: dict[str, Device] = {}
+        self.segments: dict[int, Segment] = {}
+        self.platform = Platform(self)
+        self.state = "created"
+        self._lines: list[IrqLine] = []
+        self._bridge: Any = None
+        self._event = ffi.new("struct vmm_event *")
+
+    # --- building ---
+
+    def build(self, mark: Callable[[str], None] = lambda phase: None) -> None:
+        """Everything up to the first instruction. Raises VmmError; the caller closes the machine then."""
+        plan = self.plan
+        flags = mem.flags_of(plan["memory"])
+        for gpa, size in plan["memory"]["regions"]:
+            self.memory.add(gpa, size, flags, plan["memory"].get("hugepage_size") or 0)
+        self.platform = import_module(plan["arch"]["module"]).Platform(self)
+        self.platform.create()
+        check(self.vm, lib.vmm_irq_chip(self.vm, self.platform.irqchip, self.platform.irq_pins))
+        self._build_vcpus(plan["cpus"])
+        self.platform.realize()
+        self._build_pci(plan["pci"]["segments"])
+        for device in plan["devices"]:
+            self.add_device(device, self._fds)
+        mark("kvm")
+        for part in plan["load"]:
+            if "data" in part:
+                self.memory.write(part["gpa"], part["data"])
+            else:
+                self.memory.load(part["gpa"], self._fds[part["file"]], part["offset"], part["size"])
+        if plan.get("entry"):
+            self.platform.set_entry(plan["entry"])
+        mark("load")
+
+    def _build_vcpus(self, cpus: dict[str, Any]) -> None:
+        affinity = {int(index): hosts for index, hosts in (cpus.get("affinity") or {}).items()}
+        for index in range(cpus["boot"]):
+            fd = check(self.vm, lib.vmm_vcpu_new(self.vm, index, self.platform.vcpu_id(index)))
+            self.platform.init_vcpu(index, fd)
+            if affinity.get(index):
+                check(self.vm, lib.vmm_vcpu_affinity(self.vm, index, affinity[index], len(affinity[index])))
+
+    def _build_pci(self, segments: list[dict[str, Any]]) -> None:
+        if not segments:
+            return
+        from . import pci
+
+        for segment in segments:
+            self.segments[segment["id"]] = pci.Segment(self.vm, segment)
+        self._bridge = pci.add_host_bridge(self.vm)
+
+    def add_device(self, spec: dict[str, Any], fds: list[int]) -> Device:
+        """Make the device of a plan's entry and put it in place. Raises VmmError."""
+        import posix
+
+        device_id = spec["id"]
+        if device_id in self.devices:
+            raise VmmError(f"there is a device '{device_id}' already")
+        cls = getattr(load_user_file(spec["file"]) if "file" in spec else import_module(spec["module"]), spec["class"])
+        resources = dict(spec.get("resources") or {})
+        if spec.get("bus") == "pci":
+            resources.update(segment=spec.get("segment", 0), slot=spec["slot"])
+        files = {name: posix.dup(fds[index]) for name, index in (spec.get("files") or {}).items()}
+        device: Device = cls(self, device_id, dict(spec.get("options") or {}), resources, files)
+        device._setup()
+        self.devices[device_id] = device
+        return device
+
+    def remove_device(self, device_id: str) -> None:
+        """Take a device away at once. Raises VmmError for an unknown id."""
+        device = self.devices.pop(device_id, None)
+        if device is None:
+            raise VmmError(f"no device '{device_id}'")
+        device._enter("removed")
+
+    # --- life ---
+
+    def start(self, paused: bool = False) -> None:
+        """Let the vCPUs run, or with `paused` wait for :meth:`resume`."""
+        if not paused:
+            self._all("activated")
+        self.state = "created" if paused else "running"
+        check(self.vm, lib.vmm_vcpus_start(self.vm, paused))
+
+    def pause(self) -> None:
+        """Returns once no vCPU runs and every device is quiet. Raises VmmError unless running."""
+        self._expect("running")
+        lib.vmm_vcpus_pause(self.vm)
+        self._all("paused")
+        self.state = "paused"
+
+    def resume(self) -> None:
+        """Raises VmmError unless paused (or created)."""
+        self._expect("paused", "created")
+        self._all("activated")
+        if lib.vmm_vcpus_resume(self.vm):
+            raise VmmError("the guest has ended")
+        self.state = "running"
+
+    def _expect(self, *states: str) -> None:
+        if self.state not in states:
+            raise VmmError(f"the VM is {self.state}, not {' or '.join(states)}")
+
+    def _all(self, state: str) -> None:
+        for device in self.devices.values():
+            device._enter(state)
+
+    def close(self) -> None:
+        """vCPUs, devices in reverse order, platform, KVM: nothing is left of the machine."""
+        if self.vm == ffi.NULL:
+            return
+        lib.vmm_vcpus_stop(self.vm)
+        for device in reversed(self.devices.values()):
+            if device.state != "removed":
+                device._enter("removed")
+        self.devices.clear()
+        for line in self._lines:
+            line.close()
+        self.platform.close()
+        if self._bridge is not None:
+            lib.vmm_pci_free(self._bridge)
+        lib.vmm_vm_free(self.vm)
+        self.vm, self.state = ffi.NULL, "closed"
+
+    # --- what devices use ---
+
+    def fd(self, index: int) -> int:
+        """The open fd of plan["files"][index]; not the caller's to close."""
+        return self._fds[index]
+
+    def irq(self, gsi: int) -> IrqLine:
+        """The interrupt line `gsi`; closed with the machine. Raises KvmError."""
+        line = IrqLine(self.vm, gsi)
+        self._lines.append(line)
+        return line
+
+    def post_event(self, kind: int, arg: int = 0) -> None:
+        """Tell the control plane (VMM_EVENT_* of vmmcore.h). Any thread."""
+        lib.vmm_post_event(self.vm, kind, arg)
+
+    # --- what the runner uses ---
+
+    def next_event(self) -> tuple[int, int, int] | None:
+        """(kind, arg, CLOCK_MONOTONIC ns) of the oldest event not yet taken."""
+        event = self._event
+        return (event.kind, event.arg, event.time_ns) if lib.vmm_event_next(self.vm, event) else None
+
+    def error_text(self) -> str:
+        """What KVM said when it gave up on a vCPU."""
+        return ffi.string(lib.vmm_error_text(self.vm)).decode(errors="replace")
+
+    def first_run(self) -> tuple[int, int]:
+        """When vCPU 0 first entered the guest and first left it (CLOCK_MONOTONIC ns, 0: not yet)."""
+        return lib.vmm_first_run(self.vm), lib.vmm_first_exit(self.vm)
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """Per device and per vCPU: numbers that only grow."""
+        found = {id: device.counters() for id, device in self.devices.items()}
+        for index in range(self.plan["cpus"]["boot"]):
+            found[f"vcpu{index}"] = {name: lib.vmm_vcpu_exits(self.vm, index, kind)
+                                     for kind, name in enumerate(EXITS)}
+        found["irq"] = {"route_updates": lib.vmm_irq_commits(self.vm)}
+        return found
+
+
+def import_module(name: str) -> ModuleType:
+    """As importlib.import_module, without importing that."""
+    import sys
+
+    __import__(name)
+    return sys.modules[name]
+
+
+def load_user_file(path: str) -> ModuleType:
+    """The module in a file that is no package's: a device class in the caller's own script.
+
+    It does not run as ``__main__``.
+    """
+    import sys
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    name = "_vmm_user_" + "".join(c if c.isalnum() else "_" for c in path)
+    if name not in sys.modules:
+        spec = spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise VmmError(f"{path} is not a Python file")
+        module = module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guest memory as Python sees it: every access is checked in C (``vmm_mem``)."""
+
+from __future__ import annotations
+
+from vmmcore.errors import VmmError
+
+from .native import check, ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .native import VmHandle
+
+SHARED, HUGE, PREFAULT, MERGEABLE, THP = 1, 2, 4, 8, 16
+
+
+class Memory:
+    """``machine.memory``. Addresses are guest-physical, sizes are in bytes."""
+
+    __slots__ = ("regions", "vm")
+
+    def __init__(self, vm: VmHandle) -> None:
+        self.vm = vm
+        self.regions: list[tuple[int, int]] = []
+
+    def add(self, gpa: int, size: int, flags: int = 0, page_size: int = 0) -> None:
+        """Add RAM. Raises KvmError."""
+        check(self.vm, lib.vmm_mem_add(self.vm, gpa, size, flags, page_size))
+        self.regions.append((gpa, size))
+
+    def view(self, gpa: int, size: int) -> memoryview:
+        """The bytes themselves, writable, valid while the VM lives. Raises VmmError if not all of it is RAM.
+
+        Call :meth:`dirty` after writing through it.
+        """
+        address = lib.vmm_mem(self.vm, gpa, size)
+        if address == ffi.NULL:
+            raise VmmError(f"guest memory 0x{gpa:x}+0x{size:x} is not RAM")
+        return memoryview(ffi.buffer(address, size)).cast("B")
+
+    def read(self, gpa: int, size: int) -> bytes:
+        """A copy of guest memory. Raises VmmError."""
+        return bytes(self.view(gpa, size))
+
+    def write(self, gpa: int, data: bytes) -> None:
+        """Copy into guest memory. Raises KvmError (EFAULT) if not all of it is RAM."""
+        check(self.vm, lib.vmm_mem_write(self.vm, gpa, data, len(data)))
+
+    def dirty(self, gpa: int, size: int) -> None:
+        """Tell a migration that [gpa, gpa+size) was written through a view."""
+        lib.vmm_mem_dirty(self.vm, gpa, size)
+
+    def load(self, gpa: int, fd: int, offset: int, size: int) -> None:
+        """Read part of a file into guest memory. Raises KvmError."""
+        check(self.vm, lib.vmm_mem_load(self.vm, gpa, fd, offset, size))
+
+    def log(self, on: bool) -> None:
+        """Start or stop logging which pages are written."""
+        check(self.vm, lib.vmm_mem_log(self.vm, on))
+
+    def dirty_pages(self, gpa: int) -> bytes:
+        """Fetch and clear the log of the region that starts at `gpa`: a bitmap, one bit per 4 KiB page."""
+        size = next((size for base, size in self.regions if base == gpa), 0)
+        words = (size // 4096 + 63) // 64
+        bitmap: Any = ffi.new("uint64_t[]", max(words, 1))
+        check(self.vm, int(lib.vmm_mem_fetch_log(self.vm, gpa, bitmap, words)))
+        return bytes(ffi.buffer(bitmap, words * 8))
+
+
+def flags_of(plan_memory: dict[str, Any]) -> int:
+    """The flags of ``vmm_mem_add`` for plan["memory"]."""
+    names = {"shared": SHARED, "hugepages": HUGE, "prefault": PREFAULT, "mergeable": MERGEABLE, "thp": THP}
+    return sum(flag for name, flag in names.items() if plan_memory.get(name))
