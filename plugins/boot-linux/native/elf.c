@@ -139,6 +139,7 @@ int image_parse_elf(const struct image_view *view, struct image *out) {
     const uint8_t *p = ph + i * PHDR;
     if (image_u32(p) != PT_NOTE) continue;
     uint64_t offset = image_u64(p + 8), size = image_u64(p + 32), align = image_u64(p + 48);
+    if (!size) continue;
     if (offset > view->file_size || size > view->file_size - offset)
       return image_broken(view,
                           "is truncated: its notes are at 0x%" PRIx64 "+0x%" PRIx64 ", the file has 0x%" PRIx64

@@ -38,7 +38,8 @@ def note(name: bytes = b"Xen\0", kind: int = 18, desc: bytes = struct.pack("<Q",
 
 def code(size: int, seed: int = 1) -> bytes:
     """Bytes that are neither all alike nor random."""
-    return bytes((i * seed + (i >> 7)) & 0xFF for i in range(size))
+    period = bytes((i * seed + (i >> 7)) & 0xFF for i in range(min(size, 1 << 15)))
+    return (period * (size // len(period) + 1))[:size]
 
 
 def kernel_segments(pvh: bool = True) -> list[Segment]:
@@ -52,14 +53,14 @@ def kernel_segments(pvh: bool = True) -> list[Segment]:
     return segments
 
 
-def elf(segments: Sequence[Segment] | None = None, *, entry: int = 0x1000000, phoff: int = 64, machine: int = 62,
-        klass: int = 2, data: int = 1, kind: int = 2, phentsize: int = 56, phnum: int | None = None,
-        tail: bytes = b"") -> bytes:
+def elf(segments: Sequence[Segment] | None = None, *, entry: int = 0x1000000, phoff: int = 64,
+        machine: int = 62, klass: int = 2, data: int = 1, kind: int = 2, phentsize: int = 56,
+        phnum: int | None = None, tail: bytes = b"") -> bytes:
     """An ELF64 file; every keyword is a header field, wrong on demand."""
     segments = kernel_segments() if segments is None else segments
     count = len(segments) if phnum is None else phnum
-    header = struct.pack("<4sBBB9xHHIQQQIHHHHHH", b"\x7fELF", klass, data, 1, kind, machine, 1, entry, phoff, 0, 0,
-                         64, phentsize, count, 64, 0, 0)
+    header = struct.pack("<4sBBB9xHHIQQQIHHHHHH", b"\x7fELF", klass, data, 1, kind, machine, 1, entry, phoff,
+                         0, 0, 64, phentsize, count, 64, 0, 0)
     table = b"".join(
         struct.pack("<IIQQQQQQ", s.kind, 7, s.offset, s.paddr if s.vaddr is None else s.vaddr, s.paddr,
                     len(s.data) if s.filesz is None else s.filesz,
@@ -108,7 +109,7 @@ def payload(data: bytes, method: str) -> bytes:
 
 def bzimage(packed: bytes | None = None, *, tail: bytes = b"signature", cut: int | None = None,
             **fields: int) -> bytes:
-    """A bzImage around a payload; `fields` overwrite header fields (see `offsets`); `cut`: keep so many bytes."""
+    """A bzImage around a payload; `fields` overwrite header fields (see `offsets`); `cut`: bytes kept."""
     if packed is None:
         packed = payload(elf(), "gzip")
     setup_sects = 2

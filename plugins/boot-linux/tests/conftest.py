@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from builders import bzimage
 
 from vmm_boot_linux import cache
 from vmm_boot_linux.options import BootOptions
-from vmm_boot_linux.plugin import vmm_boot_probe
+from vmm_boot_linux.plugin import vmm_boot_probe, vmm_device_types
 from vmmcore.errors import UserError
 
 MIB = 1 << 20
@@ -24,17 +24,18 @@ MIB = 1 << 20
 class Context:
     """What a boot method uses of vmmcore's PlanContext, with the guest's RAM as a sparse dict."""
 
-    def __init__(self, size: int, initramfs: Path | None, options: BootOptions | None) -> None:
+    dry_run = False
+
+    def __init__(self, size: int, initramfs: Path | None = None, options: BootOptions | None = None) -> None:
         low = min(size, 3 << 30)
         self.config = SimpleNamespace(initramfs=None if initramfs is None else str(initramfs))
-        self.layout = SimpleNamespace(ram=[(0, 0xA0000), (MIB, low - MIB)], load_min=MIB, low_ram_end=low)
+        ram = [(0, 0xA0000), (MIB, low - MIB)]
+        self.layout = SimpleNamespace(ram=ram, load_min=MIB, low_ram_end=low, extra={})
         self.files: list[tuple[str, int]] = []
         self.load: list[tuple[int, int, int, int]] = []
-        self.options = options
-
-    def plugin_options(self, name: str, kind: type[BootOptions]) -> BootOptions:
-        assert name == "boot-linux"
-        return self.options or kind()
+        if options is not None:
+            (kind,) = vmm_device_types()
+            assert kind.plan is not None and kind.plan(cast(Any, self), options, {}) is False
 
     def open_file(self, path: str, option: str, mode: str = "r") -> int:
         try:
@@ -73,14 +74,15 @@ def plan() -> Iterator[Plan]:
     contexts = []
 
     def run(path: Path, memory: int = 256 * MIB, initramfs: Path | None = None,
-            **options: str) -> tuple[dict[str, Any], Context]:
-        context = Context(memory, initramfs, BootOptions(**options))
+            dry_run: bool = False, **options: str) -> tuple[dict[str, Any], Context]:
+        context = Context(memory, initramfs, BootOptions(**options) if options else None)
+        context.dry_run = dry_run
         contexts.append(context)
         with open(path, "rb") as file:
             head = file.read(65536)
         claim = vmm_boot_probe(str(path), head, path.stat().st_size)
         assert claim is not None, "not claimed"
-        entry: dict[str, Any] = claim.plan(context)  # type: ignore[arg-type]
+        entry: dict[str, Any] = claim.plan(cast(Any, context))
         return entry, context
 
     yield run

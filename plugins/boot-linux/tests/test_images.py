@@ -6,11 +6,11 @@ from __future__ import annotations
 import io
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from builders import PT_INTERP, PT_NOTE, Segment, bzimage, code, elf, kernel_segments, note, payload
-from conftest import MIB, Plan
+from conftest import MIB, Context, Plan
 from elftools.elf.elffile import ELFFile
 
 from vmm_boot_linux.plugin import vmm_boot_probe
@@ -23,7 +23,8 @@ def probe(data: bytes) -> object:
 
 def oracle(data: bytes) -> dict[int, bytes]:
     """pyelftools' view: physical address -> bytes of the file."""
-    return {s["p_paddr"]: s.data() for s in ELFFile(io.BytesIO(data)).iter_segments("PT_LOAD") if s["p_filesz"]}
+    segments = ELFFile(io.BytesIO(data)).iter_segments("PT_LOAD")
+    return {s["p_paddr"]: s.data() for s in segments if s["p_filesz"]}
 
 
 @pytest.mark.parametrize("data", [
@@ -262,11 +263,9 @@ def test_a_file_that_changes_after_the_probe(kernel: Path, plan: Plan) -> None:
     with open(kernel, "rb") as file:
         claim = vmm_boot_probe(str(kernel), file.read(65536), kernel.stat().st_size)
     kernel.write_bytes(bzimage(payload(elf(), "xz"))[:0x900])
-    from conftest import Context
-
     assert claim is not None
     with pytest.raises(UserError, match="truncated"):
-        claim.plan(Context(64 * MIB, None, None))  # type: ignore[arg-type]
+        claim.plan(cast(Any, Context(64 * MIB)))
 
 
 def test_debian_kernels(debian: Path, plan: Plan) -> None:

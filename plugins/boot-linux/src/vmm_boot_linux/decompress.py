@@ -59,8 +59,9 @@ def decompress(payload: bytes, limit: int) -> Iterator[bytes]:
     if len(payload) < 16:
         raise Damaged("too short")
     size = int.from_bytes(payload[-4:], "little")
-    if size > min(limit, MAX_OUTPUT):
-        raise Damaged(f"it claims {size} bytes decompressed, more than the {min(limit, MAX_OUTPUT)} it may have")
+    limit = min(limit, MAX_OUTPUT)
+    if size > limit:
+        raise Damaged(f"it claims {size} bytes decompressed, more than the {limit} it may have")
     return _bounded(_pieces(name, payload if name == "gzip" else payload[:-4]), size)
 
 
@@ -154,7 +155,8 @@ def _lz4(data: bytes) -> Iterator[bytes]:
         if not size or size > len(view) - position:
             raise Damaged(f"a block of {size} bytes at {position} reaches behind its end")
         try:
-            piece: bytes = lz4.block.decompress(view[position : position + size], uncompressed_size=_LZ4_BLOCK)
+            block = view[position : position + size]
+            piece: bytes = lz4.block.decompress(block, uncompressed_size=_LZ4_BLOCK)
         except lz4.block.LZ4BlockError as error:
             raise Damaged(str(error)) from None
         yield piece

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
+from ._native import ffi, lib
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
-
-from ._native import ffi, lib
 
 HEAD = 65536
 #: First byte of the setup header, in a bzImage and in the zero page.

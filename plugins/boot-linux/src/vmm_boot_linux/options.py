@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from vmmcore.front.options import Option, Options
 
+#: the plugin's name, and where its options wait in ``Layout.extra``
+KEY = "boot-linux"
+
 
 class BootOptions(Options):
     """How a kernel is started."""

@@ -21,9 +21,9 @@ def _mib(size: int) -> str:
 
 
 def _fits(context: PlanContext, start: int, size: int) -> bool:
-    layout = context.layout
-    return start >= layout.load_min and any(
-        base <= start and start + size <= base + length for base, length in layout.ram)
+    if start < context.layout.load_min:
+        return False
+    return any(base <= start and start + size <= base + length for base, length in context.layout.ram)
 
 
 def place_kernel(context: PlanContext, path: str, address: int, size: int, alignment: int) -> int:
@@ -44,7 +44,8 @@ def place_kernel(context: PlanContext, path: str, address: int, size: int, align
             start = -(-max(base, address) // alignment) * alignment
             if start + size <= min(base + length, 1 << 32):
                 return start
-    raise UserError("--memory size=", f"too small for {path}, which needs the {_mib(size)} from {address:#x} on",
+    raise UserError("--memory size=",
+                    f"too small for {path}, which needs the {_mib(size)} from {address:#x} on",
                     f"use --memory size={_mib(address + size + 16 * MIB)} or more")
 
 
@@ -70,10 +71,10 @@ def place_initramfs(context: PlanContext, low: int, high: int, highest: int) -> 
         address = (min(low, top) - size) & -PAGE
     if not _fits(context, address, size):
         need = high + size + 2 * PAGE
+        what = f"{path} ({_mib(size)}) does not fit"
         if need > highest:
-            raise UserError("--initramfs", f"{path} ({_mib(size)}) does not fit below {highest:#x} beside the kernel",
-                            "make it smaller")
-        raise UserError("--initramfs", f"{path} ({_mib(size)}) does not fit in memory beside the kernel",
+            raise UserError("--initramfs", f"{what} below {highest:#x} beside the kernel", "make it smaller")
+        raise UserError("--initramfs", f"{what} in memory beside the kernel",
                         f"give the VM more memory (--memory size={_mib(need + 16 * MIB)} or more)")
     context.load_file(address, index, 0, size)
     return [address, size]

@@ -12,6 +12,7 @@ from vmmcore.hooks import BootClaim
 from . import cache
 from .files import pread
 from .image import HEAD, Image, ImageError, parse
+from .options import KEY, BootOptions
 from .place import place_initramfs, place_kernel
 
 TYPE_CHECKING = False
@@ -20,10 +21,8 @@ if TYPE_CHECKING:
 
     from vmmcore.front.planning import PlanContext
 
-    from .options import BootOptions
-
 KERNEL = "--kernel"
-PLUGIN = "--plugin boot-linux"
+PLUGIN = f"--plugin {KEY}"
 
 
 def probe(path: str, head: bytes, size: int) -> BootClaim | None:
@@ -36,10 +35,9 @@ def probe(path: str, head: bytes, size: int) -> BootClaim | None:
     return BootClaim(100, name, lambda context: plan(context, path))
 
 
-def plan(context: PlanContext, path: str, options: BootOptions | None = None) -> dict[str, Any]:
+def plan(context: PlanContext, path: str) -> dict[str, Any]:
     """Add the kernel and the initramfs to the plan; returns the entry. Raises UserError."""
-    if options is None:
-        options = _options(context)
+    options: BootOptions = context.layout.extra.get(KEY) or BootOptions()
     kernel = context.open_file(path, KERNEL)
     fd = context.fd(kernel)
     status = os.fstat(fd)
@@ -59,13 +57,6 @@ def plan(context: PlanContext, path: str, options: BootOptions | None = None) ->
     return _plan_elf(context, path, kernel, image, options, None)
 
 
-def _options(context: PlanContext) -> BootOptions:
-    from .options import BootOptions
-
-    given = getattr(context, "plugin_options", None)
-    return given("boot-linux", BootOptions) if given is not None else BootOptions()
-
-
 def _reject(path: str, error: ImageError) -> NoReturn:
     raise UserError(KERNEL, f"{path} {error.problem}", error.mend) from None
 
@@ -83,10 +74,11 @@ def _parse_fd(fd: int, size: int, path: str) -> Image:
 def _vmlinux(context: PlanContext, path: str, fd: int, status: os.stat_result, image: Image,
              options: BootOptions) -> tuple[int, Image] | None:
     """The decompressed kernel: (file index in the plan, image); None: let the guest decompress it."""
+    wanted = options.extract == "on" or options.protocol == "pvh"
     try:
-        return _cached(context, path, fd, status, image)
+        return _cached(context, path, fd, status, image, wanted or not context.dry_run)
     except _NoExtract as error:
-        if options.extract == "on" or options.protocol == "pvh":
+        if wanted:
             raise UserError(KERNEL, f"{path} cannot be decompressed on the host: {error}",
                             f"let the guest do it: {PLUGIN},extract=off") from None
         return None
@@ -96,12 +88,14 @@ class _NoExtract(Exception):
     """Why the host cannot decompress this one; it may boot all the same."""
 
 
-def _cached(context: PlanContext, path: str, fd: int, status: os.stat_result,
-            image: Image) -> tuple[int, Image]:
+def _cached(context: PlanContext, path: str, fd: int, status: os.stat_result, image: Image,
+            create: bool) -> tuple[int, Image]:
     if not image.payload_size:
         raise _NoExtract("its header names no payload")
     entry = cache.find(status)
     if entry is None:
+        if not create:
+            raise _NoExtract("not in the cache yet, and this run may not change anything")
         entry = _store(path, fd, image)
     try:
         index = context.open_file(entry.path, KERNEL)
@@ -149,7 +143,8 @@ def _plan_elf(context: PlanContext, path: str, kernel: int, image: Image, option
     """`outer`: the bzImage that `image` comes from, if it does."""
     protocol = options.protocol
     if protocol == "auto":
-        # A bzImage is Linux: e_entry is startup_64. A bare ELF file says how to enter it only by its PVH note.
+        # A bzImage is Linux, whose e_entry is startup_64. A bare ELF file says nothing about the state
+        # that its e_entry expects, but a PVH note does.
         protocol = "pvh" if outer is None and image.pvh_entry else "linux64"
     if protocol == "pvh" and not image.pvh_entry:
         raise UserError(f"{PLUGIN} protocol=", f"{path} has no PVH entry (a kernel without CONFIG_PVH)",

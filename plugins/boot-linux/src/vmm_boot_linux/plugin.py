@@ -3,7 +3,16 @@
 
 from __future__ import annotations
 
-from vmmcore.hooks import BootClaim, hookimpl
+from vmmcore.errors import UserError
+from vmmcore.hooks import BootClaim, DeviceType, hookimpl
+
+from .options import KEY, BootOptions
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmmcore.front.planning import PlanContext
 
 API = (1, 0)
 
@@ -11,6 +20,20 @@ API = (1, 0)
 def is_ours(head: bytes) -> bool:
     """A bzImage's "HdrS" (boot protocol 2.00+) or the magic number of ELF."""
     return head[:4] == b"\x7fELF" or head[0x202:0x206] == b"HdrS"
+
+
+def _take_options(context: PlanContext, options: BootOptions, device: dict[str, Any]) -> bool:
+    if KEY in context.layout.extra:
+        raise UserError(f"--plugin {KEY}", "given more than once", "put all its options into one")
+    context.layout.extra[KEY] = options
+    return False
+
+
+@hookimpl
+def vmm_device_types() -> list[DeviceType]:
+    """No device: the way to options for ``--plugin boot-linux,…``, kept until the kernel is planned."""
+    return [DeviceType(KEY, "", options=BootOptions, plan=_take_options, bus="platform", many=False,
+                       doc="how a Linux kernel is started")]
 
 
 @hookimpl
