@@ -25,14 +25,6 @@ struct arch_rtc {
   int64_t offset; /* guest's clock minus host's, seconds */
 };
 
-/* What a vCPU was like before it first ran: how a reset leaves it. */
-struct arch_initial {
-  int fd; /* -1: not initialised yet */
-  struct kvm_sregs sregs;
-  struct kvm_lapic_state lapic;
-  uint64_t cpu_signature; /* rdx after reset */
-};
-
 struct arch {
   const struct vmm_api *api;
   vmm_vm *vm;
@@ -42,10 +34,6 @@ struct arch {
   int n_supported;
   uint32_t cpu_flags; /* ARCH_CPU_TSC_DEADLINE when KVM has it */
   struct kvm_msr_list *msr_list; /* for saving; read when first needed */
-
-  struct arch_initial **initial; /* by vCPU index */
-  uint32_t n_initial;
-  struct kvm_irqchip irqchip[3];
 
   struct arch_platform platform;
   struct arch_rtc rtc;

@@ -46,11 +46,9 @@ void arch_free(arch_t *a);
 const char *arch_failed(const arch_t *a);
 
 int arch_create(arch_t *a, uint64_t tss, uint64_t identity_map, int x2apic_ids);
-/* First call for an fd: CPUID, MSRs, LAPIC. Every further call: as after a reset. */
-int arch_init_vcpu(arch_t *a, uint32_t index, int fd, const struct arch_cpu *cpu);
+/* CPUID, MSRs, FPU and LAPIC of a vCPU that has not run yet. */
+int arch_init_vcpu(arch_t *a, int fd, const struct arch_cpu *cpu);
 int arch_set_entry(arch_t *a, int fd, const struct arch_entry *entry);
-/* I/O APIC and PICs as after power-on. */
-int arch_reset_irqchip(arch_t *a);
 
 int arch_realize(arch_t *a, const struct arch_platform *p);
 void arch_unrealize(arch_t *a);

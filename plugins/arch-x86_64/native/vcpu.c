@@ -38,8 +38,6 @@ arch_t *arch_new(const void *api, void *vm) {
 void arch_free(arch_t *a) {
   if (!a) return;
   arch_unrealize(a);
-  for (uint32_t i = 0; i < a->n_initial; i++) free(a->initial[i]);
-  free(a->initial);
   free(a->supported);
   free(a->msr_list);
   pthread_mutex_destroy(&a->rtc.lock);
@@ -62,17 +60,8 @@ int arch_create(arch_t *a, uint64_t tss, uint64_t identity_map, int x2apic_ids) 
     cap.args[0] = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
     TRY(a, vm, KVM_ENABLE_CAP, &cap);
   }
-  for (uint32_t i = 0; i < 3; i++) {
-    a->irqchip[i].chip_id = i;
-    TRY(a, vm, KVM_GET_IRQCHIP, &a->irqchip[i]);
-  }
   if (ioctl(kvm, KVM_CHECK_EXTENSION, (void *)KVM_CAP_TSC_DEADLINE_TIMER) > 0)
     a->cpu_flags |= ARCH_CPU_TSC_DEADLINE;
-  return 0;
-}
-
-int arch_reset_irqchip(arch_t *a) {
-  for (uint32_t i = 0; i < 3; i++) TRY(a, a->api->vm_fd(a->vm), KVM_SET_IRQCHIP, &a->irqchip[i]);
   return 0;
 }
 
@@ -96,7 +85,7 @@ static int read_supported(arch_t *a) {
   return r < 0 ? r : 0;
 }
 
-static int set_cpuid(arch_t *a, int fd, const struct arch_cpu *wanted, uint64_t *signature) {
+static int set_cpuid(arch_t *a, int fd, const struct arch_cpu *wanted) {
   struct {
     struct kvm_cpuid2 head;
     struct kvm_cpuid_entry2 entries[ARCH_CPUID_MAX];
@@ -115,8 +104,6 @@ static int set_cpuid(arch_t *a, int fd, const struct arch_cpu *wanted, uint64_t 
     a->failed = "CPUID table";
   } else {
     table->head.nent = (uint32_t)r;
-    for (int i = 0; i < r; i++)
-      if (table->entries[i].function == 1) *signature = table->entries[i].eax;
     r = arch_ioctl(a, fd, KVM_SET_CPUID2, "KVM_SET_CPUID2", table);
   }
   free(table);
@@ -132,19 +119,14 @@ struct msr {
 static int set_msrs(arch_t *a, int fd, const struct msr *list, uint32_t n) {
   struct {
     struct kvm_msrs head;
-    struct kvm_msr_entry entries[48];
-  } msrs;
-  for (uint32_t done = 0; done < n;) {
-    uint32_t chunk = n - done < 48 ? n - done : 48;
-    memset(&msrs, 0, sizeof(msrs));
-    msrs.head.nmsrs = chunk;
-    for (uint32_t i = 0; i < chunk; i++) {
-      msrs.entries[i].index = list[done + i].index;
-      msrs.entries[i].data = list[done + i].value;
-    }
-    int r = arch_ioctl(a, fd, KVM_SET_MSRS, "KVM_SET_MSRS", &msrs);
-    if (r < 0) return r;
-    done += (uint32_t)r < chunk ? (uint32_t)r + 1 : chunk;
+    struct kvm_msr_entry entry;
+  } one;
+  for (uint32_t i = 0; i < n; i++) {
+    memset(&one, 0, sizeof(one));
+    one.head.nmsrs = 1;
+    one.entry.index = list[i].index;
+    one.entry.data = list[i].value;
+    TRY(a, fd, KVM_SET_MSRS, &one);
   }
   return 0;
 }
@@ -155,41 +137,11 @@ static const struct msr firmware_msrs[] = {
     {0x2ff, 0x806}, /* IA32_MTRR_DEF_TYPE: enabled, write-back */
 };
 
-/* The rest of a reset. Paravirtual ones first: KVM writes to the guest's memory through them. */
-static const struct msr reset_msrs[] = {
-    {0x4b564d00, 0}, {0x4b564d01, 0}, {0x11, 0}, {0x12, 0}, /* kvmclock, new and old */
-    {0x4b564d02, 0}, {0x4b564d03, 0}, {0x4b564d04, 0},      /* async page faults, steal time, PV EOI */
-    {0x4b564d05, 1}, {0x4b564d06, 0},                       /* poll control, async page fault vector */
-    {0x174, 0}, {0x175, 0}, {0x176, 0},                     /* SYSENTER */
-    {0xc0000081, 0}, {0xc0000082, 0}, {0xc0000083, 0}, {0xc0000084, 0}, /* SYSCALL */
-    {0xc0000102, 0}, {0xc0000103, 0},                       /* KERNEL_GS_BASE, TSC_AUX */
-    {0x277, 0x0007040600070406}, {0xda0, 0},                /* PAT, XSS */
-    {0x48, 0}, {0x3b, 0}, {0x1d9, 0},                       /* SPEC_CTRL, TSC_ADJUST, DEBUGCTL */
-    {0x38f, 0}, {0x38d, 0}, {0x186, 0}, {0x187, 0},         /* Intel performance counters */
-    {0xc0010000, 0}, {0xc0010001, 0}, {0xc0010002, 0}, {0xc0010003, 0}, {0xc0010200, 0}, {0xc0010202, 0},
-    {0xc0010204, 0}, {0xc0010206, 0}, {0xc0010208, 0}, {0xc001020a, 0}, /* AMD performance counters */
-};
-
 static void lapic_reg(struct kvm_lapic_state *lapic, unsigned reg, uint32_t clear, uint32_t set) {
   uint32_t v;
   memcpy(&v, lapic->regs + reg, 4);
   v = (v & ~clear) | set;
   memcpy(lapic->regs + reg, &v, 4);
-}
-
-static struct arch_initial *initial_of(arch_t *a, uint32_t index) {
-  if (index >= a->n_initial) {
-    struct arch_initial **grown = realloc(a->initial, (index + 1) * sizeof(*grown));
-    if (!grown) return NULL;
-    memset(grown + a->n_initial, 0, (index + 1 - a->n_initial) * sizeof(*grown));
-    a->initial = grown;
-    a->n_initial = index + 1;
-  }
-  if (!a->initial[index]) {
-    a->initial[index] = calloc(1, sizeof(struct arch_initial));
-    if (a->initial[index]) a->initial[index]->fd = -1;
-  }
-  return a->initial[index];
 }
 
 static int set_fpu(arch_t *a, int fd) {
@@ -201,80 +153,27 @@ static int set_fpu(arch_t *a, int fd) {
   return 0;
 }
 
-static int first_init(arch_t *a, int fd, const struct arch_cpu *cpu, struct arch_initial *initial) {
-  int r = set_cpuid(a, fd, cpu, &initial->cpu_signature);
-  if (r < 0) return r;
-  TRY(a, fd, KVM_GET_SREGS, &initial->sregs);
-  TRY(a, fd, KVM_GET_LAPIC, &initial->lapic);
+int arch_init_vcpu(arch_t *a, int fd, const struct arch_cpu *cpu) {
+  struct kvm_lapic_state lapic;
   uint32_t id;
-  memcpy(&id, initial->lapic.regs + 0x20, 4);
+  int r = set_cpuid(a, fd, cpu);
+  if (r < 0) return r;
+  TRY(a, fd, KVM_GET_LAPIC, &lapic);
+  memcpy(&id, lapic.regs + 0x20, 4);
   if (cpu->apic_id < 255 && id >> 24 != cpu->apic_id) { /* KVM takes it from KVM_CREATE_VCPU's number */
     a->failed = "KVM_CREATE_VCPU (vCPU number is not the APIC ID)";
     return -EINVAL;
   }
   /* Virtual wire: LINT0 ExtINT, LINT1 NMI, both unmasked (Intel SDM vol. 3A 11.5.1). */
-  lapic_reg(&initial->lapic, 0x350, 0x10700, 0x700);
-  lapic_reg(&initial->lapic, 0x360, 0x10700, 0x400);
-  TRY(a, fd, KVM_SET_LAPIC, &initial->lapic);
+  lapic_reg(&lapic, 0x350, 0x10700, 0x700);
+  lapic_reg(&lapic, 0x360, 0x10700, 0x400);
+  TRY(a, fd, KVM_SET_LAPIC, &lapic);
   if ((r = set_msrs(a, fd, firmware_msrs, sizeof(firmware_msrs) / sizeof(firmware_msrs[0]))) < 0) return r;
   if (cpu->flags & ARCH_CPU_NESTED) { /* IA32_FEATURE_CONTROL: locked, VMX allowed; absent on AMD */
     static const struct msr vmx = {0x3a, 5};
     if ((r = set_msrs(a, fd, &vmx, 1)) < 0) return r;
   }
-  if ((r = set_fpu(a, fd)) < 0) return r;
-  initial->fd = fd;
-  return 0;
-}
-
-/* As after RESET# (Intel SDM vol. 3A 10.1.1), plus what first_init() did in the firmware's stead. */
-static int reset(arch_t *a, int fd, uint32_t index, struct arch_initial *initial) {
-  struct kvm_vcpu_events events;
-  struct kvm_regs regs;
-  struct kvm_debugregs debug;
-  struct kvm_xcrs xcrs;
-  int r;
-
-  memset(&events, 0, sizeof(events));
-  events.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR | KVM_VCPUEVENT_VALID_SHADOW |
-                 KVM_VCPUEVENT_VALID_SMM;
-  TRY(a, fd, KVM_SET_VCPU_EVENTS, &events);
-  TRY(a, fd, KVM_SET_SREGS, &initial->sregs);
-  memset(&regs, 0, sizeof(regs));
-  regs.rip = 0xfff0;
-  regs.rflags = 2;
-  regs.rdx = initial->cpu_signature;
-  TRY(a, fd, KVM_SET_REGS, &regs);
-  if ((r = set_fpu(a, fd)) < 0) return r;
-  memset(&xcrs, 0, sizeof(xcrs));
-  xcrs.nr_xcrs = 1;
-  xcrs.xcrs[0].value = 1;
-  r = arch_ioctl(a, fd, KVM_SET_XCRS, "KVM_SET_XCRS", &xcrs);
-  if (r < 0 && r != -EINVAL) return r; /* EINVAL: a CPU without XSAVE */
-  memset(&debug, 0, sizeof(debug));
-  debug.dr6 = 0xffff0ff0;
-  debug.dr7 = 0x400;
-  TRY(a, fd, KVM_SET_DEBUGREGS, &debug);
-  if ((r = set_msrs(a, fd, reset_msrs, sizeof(reset_msrs) / sizeof(reset_msrs[0]))) < 0) return r;
-  if ((r = set_msrs(a, fd, firmware_msrs, sizeof(firmware_msrs) / sizeof(firmware_msrs[0]))) < 0) return r;
-  for (uint32_t i = 0; i < 16; i++) { /* variable MTRRs off */
-    struct msr mtrr = {0x200 + i, 0};
-    if ((r = set_msrs(a, fd, &mtrr, 1)) < 0) return r;
-  }
-  TRY(a, fd, KVM_SET_LAPIC, &initial->lapic);
-  static const struct msr deadline = {0x6e0, 0};
-  if ((r = set_msrs(a, fd, &deadline, 1)) < 0) return r;
-  struct kvm_mp_state state = {index ? KVM_MP_STATE_UNINITIALIZED : KVM_MP_STATE_RUNNABLE};
-  TRY(a, fd, KVM_SET_MP_STATE, &state);
-  return 0;
-}
-
-int arch_init_vcpu(arch_t *a, uint32_t index, int fd, const struct arch_cpu *cpu) {
-  struct arch_initial *initial = initial_of(a, index);
-  if (!initial) {
-    a->failed = "memory";
-    return -ENOMEM;
-  }
-  return initial->fd == fd ? reset(a, fd, index, initial) : first_init(a, fd, cpu, initial);
+  return set_fpu(a, fd);
 }
 
 static void load_segment(struct kvm_segment *to, const struct arch_segment *from) {

@@ -23,7 +23,7 @@ def u(memory: bytearray, fmt: str, at: int) -> int:
 
 
 def e820(memory: bytearray) -> list[tuple[int, int, int]]:
-    return [struct.unpack_from("<QQI", memory, 0x72D0 + 20 * n) for n in range(memory[0x71E8])]  # type: ignore[misc]
+    return [struct.unpack_from("<QQI", memory, 0x72D0 + 20 * n) for n in range(memory[0x71E8])]
 
 
 def header(**fields: int) -> bytes:
@@ -147,7 +147,7 @@ def acpi_tables(memory: bytearray) -> dict[bytes, bytes]:
     found = {}
     for n in range((u(memory, "I", xsdt + 4) - 36) // 8):
         at = u(memory, "Q", xsdt + 36 + 8 * n)
-        assert 0xA0000 <= at and at + u(memory, "I", at + 4) <= 0xF0000  # inside the hole
+        assert at >= 0xA0000 and at + u(memory, "I", at + 4) <= 0xF0000  # inside the hole
         found[bytes(memory[at:at + 4])] = bytes(memory[at:at + u(memory, "I", at + 4)])
     at = u(bytearray(found[b"FACP"]), "Q", 140)
     found[b"DSDT"] = bytes(memory[at:at + u(memory, "I", at + 4)])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def test_areas_are_disjoint(size: int, bits: int, segments: int) -> None:
     layout = module.layout(config)
     assert sum(n for _, n in layout.ram) == size
     found = areas(layout)
-    for (base, length), (following, _) in zip(found, found[1:], strict=False):
+    for (base, length), (following, _) in pairwise(found):
         assert base + length <= following
     assert sum(found[-1]) <= (1 << bits) - 65536
     assert all(s["mmio32"][0] % 4096 == 0 and s["mmio64"][0] % GIB == 0 for s in layout.segments)
@@ -61,11 +62,11 @@ def test_too_much_memory() -> None:
 
 
 def test_too_few_address_bits() -> None:
-    with pytest.raises(UserError, match="max_phys_bits=.*at least 36"):
+    with pytest.raises(UserError, match=r"max_phys_bits=.*at least 36"):
         module.layout(VmConfig(cpus={"max_phys_bits": 32}))
 
 
-@pytest.mark.parametrize("text, bits", [
+@pytest.mark.parametrize(("text", "bits"), [
     ("processor\t: 0\naddress sizes\t: 40 bits physical, 48 bits virtual\n\nprocessor\t: 1\n", 40),
     ("processor\t: 0\n", 36),
     ("x\naddress sizes\t: many\n", 36),

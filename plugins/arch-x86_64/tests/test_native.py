@@ -20,15 +20,15 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         pytest.skip("gcc is missing: apt install gcc")
     program = tmp_path_factory.mktemp("native") / "harness"
     sources = [HERE / "native_harness.c", *sorted(NATIVE.glob("*.c"))]
-    subprocess.run(["gcc", "-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined",
-                    "-fno-sanitize-recover=undefined", f"-I{NATIVE}", f"-I{get_include()}", *sources, "-o", program,
-                    "-lpthread"], check=True)
+    flags = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined",
+             "-fno-sanitize-recover=undefined", f"-I{NATIVE}", f"-I{get_include()}"]
+    subprocess.run(["gcc", *flags, *sources, "-o", program, "-lpthread"], check=True)
     return program
 
 
 @pytest.mark.parametrize("part", ["platform", "kvm"])
 def test_native(harness: pathlib.Path, part: str) -> None:
-    run = subprocess.run([harness, part], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([harness, part], capture_output=True, text=True, timeout=120, check=False)
     output = run.stdout + run.stderr
     if output.startswith("skip"):
         pytest.skip(output.strip())

@@ -38,9 +38,8 @@ def memory_map(ram: Sequence[Sequence[int]], reserved: Sequence[tuple[int, int]]
     entries: Map = []
     for base, size in ram:
         if base == 0:
-            entries.append((0, at.LOW_RAM_END, RAM))
-            base, size = at.HIGH_RAM, size - at.HIGH_RAM
-        if size > 0:
+            entries += [(0, at.LOW_RAM_END, RAM), (at.HIGH_RAM, size - at.HIGH_RAM, RAM)]
+        else:
             entries.append((base, size, RAM))
     entries += [(base, size, RESERVED) for base, size in reserved]
     entries.sort()
@@ -119,8 +118,9 @@ def registers(protocol: str, rip: int) -> dict[str, Any]:
         "gdt": [at.GDT, 31], "idt": [at.IDT, 7],
     }
     if long_mode:
-        state |= {"rsp": at.BOOT_STACK, "rbp": at.BOOT_STACK, "rsi": at.ZERO_PAGE, "cr0": CR0_PE | CR0_ET | CR0_PG,
-                  "cr3": at.PML4, "cr4": CR4_PAE, "efer": EFER_LME | EFER_LMA}
+        state |= {"rsp": at.BOOT_STACK, "rbp": at.BOOT_STACK, "rsi": at.ZERO_PAGE,
+                  "cr0": CR0_PE | CR0_ET | CR0_PG, "cr3": at.PML4, "cr4": CR4_PAE,
+                  "efer": EFER_LME | EFER_LMA}
     else:
         state |= {"rbx": at.PVH_START_INFO, "cr0": CR0_PE | CR0_ET}
     return state

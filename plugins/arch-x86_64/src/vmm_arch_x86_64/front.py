@@ -58,8 +58,9 @@ def finish(context: PlanContext, entry: dict[str, Any] | None) -> None:
     initramfs = entry.get("initramfs")
     if protocol == "linux64":
         context.load_bytes(at.PML4, boot.page_tables())
-        context.load_bytes(at.ZERO_PAGE, boot.zero_page(ranges, header=entry.get("setup_header"), cmdline=at.CMDLINE,
-                                                        rsdp=tables.address, initramfs=initramfs))
+        context.load_bytes(at.ZERO_PAGE, boot.zero_page(
+            ranges, header=entry.get("setup_header"), cmdline=at.CMDLINE, rsdp=tables.address,
+            initramfs=initramfs))
     else:
         context.load_bytes(at.PVH_START_INFO, boot.pvh(ranges, cmdline=at.CMDLINE, rsdp=tables.address,
                                                        initramfs=initramfs))
@@ -96,7 +97,7 @@ def acpi(context: PlanContext, platform: dict[str, Any]) -> Blob:
     spec: dict[str, Any] = {
         "address": at.ACPI,
         "max_size": at.ACPI_MAX,
-        "cpus": [{"apic_id": apic_id, "enabled": n < cpus.boot} for n, apic_id in enumerate(platform["apic_ids"])],
+        "cpus": [{"apic_id": apic, "enabled": n < cpus.boot} for n, apic in enumerate(platform["apic_ids"])],
         "segments": [
             {
                 "id": segment["id"],

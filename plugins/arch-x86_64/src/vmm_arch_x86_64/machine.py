@@ -32,7 +32,8 @@ class Platform(Base):
         self._plan: dict[str, Any] = machine.plan["platform"]
         self._boot_fd = -1
         self._features = machine.plan["cpus"].get("features") or ()
-        self._arch = lib.arch_new(ffi.cast("void *", machine.api_address), ffi.cast("void *", machine.vm_address))
+        self._arch = lib.arch_new(ffi.cast("void *", machine.api_address),
+                                  ffi.cast("void *", machine.vm_address))
         if self._arch == ffi.NULL:
             raise VmmError("arch-x86_64 was built for another version of the core; reinstall both")
 
@@ -51,12 +52,12 @@ class Platform(Base):
         self._check(lib.arch_create(self._arch, at.KVM_TSS, at.KVM_IDENTITY_MAP, big))
 
     def init_vcpu(self, index: int, fd: int) -> None:
-        """CPUID, MSRs, FPU and local APIC; called again for the same vCPU: as after a reset."""
+        """CPUID, MSRs, FPU and local APIC."""
         threads, cores, dies, packages = self._plan["topology"]
         flags = NESTED if "nested" in self._features else 0
         cpu = ffi.new("struct arch_cpu *", (self.vcpu_id(index), threads, cores, dies, packages,
                                             self._plan["phys_bits"], 0, flags))
-        self._check(lib.arch_init_vcpu(self._arch, index, fd, cpu))
+        self._check(lib.arch_init_vcpu(self._arch, fd, cpu))
         if index == 0:
             self._boot_fd = fd
 
@@ -72,10 +73,6 @@ class Platform(Base):
         state.gdt_base, state.gdt_limit = entry["gdt"]
         state.idt_base, state.idt_limit = entry["idt"]
         self._check(lib.arch_set_entry(self._arch, self._boot_fd, state))
-
-    def reset(self) -> None:
-        """Interrupt controllers as after power-on; the core re-initialises the vCPUs."""
-        self._check(lib.arch_reset_irqchip(self._arch))
 
     def realize(self) -> None:
         plan = self._plan

@@ -6,6 +6,7 @@ from __future__ import annotations
 import struct
 
 ENTRY_SIZE = 24
+DATE = "01/01/2026"  # of the "firmware": a constant, so that equal machines look equal
 NOT_SUPPORTED = 1 << 3  # BIOS characteristics: "not supported"
 VIRTUAL_MACHINE = 0x10  # BIOS characteristics extension byte 2
 
@@ -25,10 +26,10 @@ def build(address: int, *, manufacturer: str = "vmm", product: str = "vmm", vers
     tables = b"".join((
         # BIOS information (type 0): vendor, version and date strings
         _structure(0, 0, struct.pack("<BBHBBQBBBBBBH", 1, 2, 0, 3, 0, NOT_SUPPORTED, 0, VIRTUAL_MACHINE,
-                                     0xFF, 0xFF, 0xFF, 0xFF, 0), manufacturer, version or "0", "01/01/2026"),
-        # System information (type 1); wake-up type 6: power switch
-        _structure(1, 1, struct.pack("<BBBB16sBBB", 1, 2, 3 if version else 0, (4 if version else 3) if serial else 0,
-                                     uuid, 6, 0, 0), *filter(None, (manufacturer, product, version, serial))),
+                                     0xFF, 0xFF, 0xFF, 0xFF, 0), manufacturer, version or "0", DATE),
+        # System information (type 1); strings 1 to 4; wake-up type 6: power switch
+        _structure(1, 1, struct.pack("<BBBB16sBBB", 1, 2, 3, 4, uuid, 6, 0, 0),
+                   manufacturer, product, version or "0", serial or "0"),
         _structure(32, 2, bytes(7)),  # System boot information: no errors detected
         _structure(127, 3, b""),  # End of table
     ))

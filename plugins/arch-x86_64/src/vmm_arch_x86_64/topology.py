@@ -21,8 +21,8 @@ def apic_ids(count: int, levels: Sequence[int]) -> list[int]:
     package_shift = die_shift + (dies - 1).bit_length()
     ids = []
     for n in range(count):
-        n, thread = divmod(n, threads)
-        n, core = divmod(n, cores)
-        package, die = divmod(n, dies)
+        whole_core, thread = divmod(n, threads)
+        whole_die, core = divmod(whole_core, cores)
+        package, die = divmod(whole_die, dies)
         ids.append(package << package_shift | die << die_shift | core << core_shift | thread)
     return ids
