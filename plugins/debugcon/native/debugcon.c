@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#define _GNU_SOURCE
 #include "debugcon.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "vmmcore.h"
 
@@ -69,14 +68,6 @@ static size_t on_host(void *opaque, const uint8_t *data, size_t len) {
 
 /* --- life cycle ----------------------------------------------------------------- */
 
-/* The core takes its fd over; devices may share one (standard output), so it gets a copy. */
-static int open_host(struct debugcon *d, int out_fd, uint32_t flags) {
-  int copy = fcntl(out_fd, F_DUPFD_CLOEXEC, 3);
-  if (copy < 0) return -errno;
-  d->host = d->api->chardev_open(d->vm, -1, copy, flags, on_host, d);
-  return d->host ? 0 : -EIO;
-}
-
 static int map(struct debugcon *d, uint16_t port, unsigned ports, vmm_io_fn fn, bool *mapped) {
   if (!port) return 0;
   int status = d->api->bus_add(d->vm, VMM_PIO, port, ports, fn, d);
@@ -93,18 +84,24 @@ static int map_all(struct debugcon *d) {
 
 struct debugcon *debugcon_new(const void *api, void *vm, const struct debugcon_ports *ports, int out_fd, uint32_t flags,
                               int *error) {
-  *error = -ENOTSUP;
-  if (vmm_api_check(api, 0) < 0) return NULL;
-  *error = -ENOMEM;
-  struct debugcon *d = calloc(1, sizeof *d);
-  if (!d) return NULL;
-  d->api = api;
-  d->vm = vm;
-  d->ports = *ports;
-  *error = out_fd < 0 ? 0 : open_host(d, out_fd, flags);
-  if (*error >= 0) *error = map_all(d);
-  if (*error >= 0) return d;
-  debugcon_free(d);
+  struct debugcon *d = NULL;
+  *error = vmm_api_check(api, 0) ? -ENOTSUP : -ENOMEM;
+  if (*error == -ENOMEM) d = calloc(1, sizeof *d);
+  if (d) {
+    d->api = api;
+    d->vm = vm;
+    d->ports = *ports;
+    *error = 0;
+    if (out_fd >= 0) {
+      d->host = d->api->chardev_open(vm, -1, out_fd, flags, on_host, d);
+      out_fd = -1; /* taken over, even if it failed */
+      if (!d->host) *error = -EIO;
+    }
+    if (*error >= 0) *error = map_all(d);
+    if (*error >= 0) return d;
+    debugcon_free(d);
+  }
+  if (out_fd >= 0) close(out_fd);
   return NULL;
 }
 

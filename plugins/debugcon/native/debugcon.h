@@ -24,7 +24,7 @@ struct debugcon_counters {
   uint64_t tx_bytes, tx_dropped, stamps;
 };
 
-/* `out_fd` (-1: none) and `flags` as for chardev_open(), but the fd stays the caller's.
+/* `out_fd` (-1: none) and `flags` as for chardev_open(), but it is closed on failure too.
  * NULL and *error = -errno on failure. */
 struct debugcon *debugcon_new(const void *api, void *vm, const struct debugcon_ports *ports, int out_fd, uint32_t flags,
                               int *error);

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#define _GNU_SOURCE
 #include "serial.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -85,22 +83,12 @@ static size_t on_host(void *opaque, const uint8_t *data, size_t len) {
 
 /* --- life cycle -------------------------------------------------------------- */
 
-/* The core takes its fds over; devices may share one (standard output), so it gets copies. */
-static vmm_chardev *open_host(struct serial *s, int in_fd, int out_fd, uint32_t flags) {
-  int in_copy = in_fd < 0 ? -1 : fcntl(in_fd, F_DUPFD_CLOEXEC, 3);
-  int out_copy = out_fd < 0 ? -1 : out_fd == in_fd ? in_copy : fcntl(out_fd, F_DUPFD_CLOEXEC, 3);
-  if ((in_fd < 0 || in_copy >= 0) && (out_fd < 0 || out_copy >= 0))
-    return s->api->chardev_open(s->vm, in_copy, out_copy, flags, on_host, s);
-  if (in_copy >= 0) close(in_copy);
-  if (out_copy >= 0 && out_copy != in_copy) close(out_copy);
-  return NULL;
-}
-
-static int wire_up(struct serial *s, int in_fd, int out_fd, uint32_t flags) {
+static int wire_up(struct serial *s, int *in_fd, int *out_fd, uint32_t flags) {
   s->irq_fd = s->api->irqfd_open(s->vm, s->gsi);
   if (s->irq_fd < 0) return s->irq_fd;
-  if (in_fd >= 0 || out_fd >= 0) {
-    s->host = open_host(s, in_fd, out_fd, flags);
+  if (*in_fd >= 0 || *out_fd >= 0) {
+    s->host = s->api->chardev_open(s->vm, *in_fd, *out_fd, flags, on_host, s);
+    *in_fd = *out_fd = -1; /* taken over, even if it failed */
     if (!s->host) return -EIO;
   }
   int status = s->api->bus_add(s->vm, VMM_PIO, s->port, UART_REGISTERS, on_io, s);
@@ -110,21 +98,23 @@ static int wire_up(struct serial *s, int in_fd, int out_fd, uint32_t flags) {
 
 struct serial *serial_new(const void *api, void *vm, uint16_t port, uint32_t gsi, int in_fd, int out_fd,
                           uint32_t flags, int *error) {
-  *error = -ENOTSUP;
-  if (vmm_api_check(api, 0) < 0) return NULL;
-  *error = -ENOMEM;
-  struct serial *s = calloc(1, sizeof *s);
-  if (!s) return NULL;
-  s->api = api;
-  s->vm = vm;
-  s->port = port;
-  s->gsi = gsi;
-  s->irq_fd = -1;
-  pthread_mutex_init(&s->lock, NULL);
-  uart16550_init(&s->uart, &ops, s);
-  *error = wire_up(s, in_fd, out_fd, flags);
-  if (*error >= 0) return s;
-  serial_free(s);
+  struct serial *s = NULL;
+  *error = vmm_api_check(api, 0) ? -ENOTSUP : -ENOMEM;
+  if (*error == -ENOMEM) s = calloc(1, sizeof *s);
+  if (s) {
+    s->api = api;
+    s->vm = vm;
+    s->port = port;
+    s->gsi = gsi;
+    s->irq_fd = -1;
+    pthread_mutex_init(&s->lock, NULL);
+    uart16550_init(&s->uart, &ops, s);
+    *error = wire_up(s, &in_fd, &out_fd, flags);
+    if (*error >= 0) return s;
+    serial_free(s);
+  }
+  if (in_fd >= 0) close(in_fd);
+  if (out_fd >= 0 && out_fd != in_fd) close(out_fd);
   return NULL;
 }
 

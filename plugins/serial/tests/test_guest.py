@@ -18,7 +18,7 @@ pytestmark = pytest.mark.needs_kvm
 COM1 = """
 #include "guest.h"
 enum { DATA = 0x3f8, IER, IIR, LCR, MCR, LSR, MSR, SCR, FCR = IIR, VECTOR = 0x50 };
-static void take_interrupts(void (*fn)(struct trap_frame *)) {
+static inline void take_interrupts(void (*fn)(struct trap_frame *)) {
   set_irq_handler(VECTOR, fn);
   mmio_write32(0xfec00000, 0x11 + 2 * 4); /* redirection entry of pin 4: to this CPU, edge */
   mmio_write32(0xfec00010, lapic_id() << 24);
@@ -55,6 +55,7 @@ def test_registers_as_a_driver_probes_them() -> None:
       u8 looped = inb(DATA);
       outb(MCR, 0);
       CHECK(looped == 0x5a, "looped %x", looped);
+      inb(MSR);
       outb(SCR, 0xa5);
       CHECK(inl(MCR) == (0xa5b06000u | inb(MCR)), "a wide read is its bytes: %x", inl(MCR));
       return 0;
@@ -92,7 +93,7 @@ def test_input_arrives_whole_and_in_order() -> None:
         process.stdin.close()
         output = process.stdout.read()
         assert process.wait(60) == 0
-    assert output.replace(b"EXIT:0\n", b"") .rstrip(b"\n") == data
+    assert output.replace(b"EXIT:0\n", b"").rstrip(b"\n") == data
 
 
 def test_end_of_input_does_not_end_the_guest() -> None:
