@@ -25,7 +25,8 @@ ARCH = """
 
         def finish(self, context, entry):
             context.plan["entry"] = entry
-            context.plan["platform"] = {"nodes": [n for part in context.hooks.vmm_acpi_nodes(context=context) for n in part]}
+            parts = context.hooks.vmm_acpi_nodes(context=context)
+            context.plan["platform"] = {"nodes": [node for part in parts for node in part]}
 
     @hookimpl
     def vmm_arch(machine):
@@ -89,20 +90,31 @@ class Site:
             path.write_text(textwrap.dedent(text))
         folder = self.root / f"{name.replace('-', '_')}-{version}.dist-info"
         folder.mkdir()
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nSummary: A {name}.\n")
+        (folder / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nSummary: A {name}.\n"
+        )
         (folder / "entry_points.txt").write_text(textwrap.dedent(entry_points))
 
     def machine(self) -> None:
         """A pretend architecture, boot method and device type."""
-        self.dist("vmm-fake-arch", f"[vmmcore]\nfake-arch = fake_arch.plugin\n[vmmcore.arch]\n{MACHINE} = fake_arch.plugin\n",
-                  {"fake_arch.plugin": ARCH, "fake_arch.machine": ""})
-        self.dist("vmm-fake-boot", "[vmmcore]\nfake-boot = fake_boot.plugin\n[vmmcore.boot]\nfake = fake_boot.plugin\n",
-                  {"fake_boot.plugin": BOOT})
+        self.dist(
+            "vmm-fake-arch",
+            f"[vmmcore]\nfake-arch = fake_arch.plugin\n[vmmcore.arch]\n{MACHINE} = fake_arch.plugin\n",
+            {"fake_arch.plugin": ARCH, "fake_arch.machine": ""},
+        )
+        self.dist(
+            "vmm-fake-boot",
+            "[vmmcore]\nfake-boot = fake_boot.plugin\n[vmmcore.boot]\nfake = fake_boot.plugin\n",
+            {"fake_boot.plugin": BOOT},
+        )
         self.foo()
 
     def foo(self, dist: str = "vmm-foo", module: str = "fake_foo", text: str = FOO) -> None:
-        self.dist(dist, f"[vmmcore]\nfoo = {module}.plugin\n[vmmcore.flags]\nfoo = {module}.plugin\n",
-                  {f"{module}.plugin": text, f"{module}.device": ""})
+        self.dist(
+            dist,
+            f"[vmmcore]\nfoo = {module}.plugin\n[vmmcore.flags]\nfoo = {module}.plugin\n",
+            {f"{module}.plugin": text, f"{module}.device": ""},
+        )
 
     def vmm(self, *args: str, only: bool = True, **kwargs: object) -> subprocess.CompletedProcess[str]:
         """Run the real `vmm` script. `only`: with plugins of this folder alone."""
@@ -110,5 +122,12 @@ class Site:
         env = {**os.environ, "PYTHONPATH": str(self.root), **dict(kwargs.pop("env", {}))}  # type: ignore[call-overload]
         if only:
             env.setdefault("VMM_DISABLE_PLUGINS", "arch-*,boot-*,serial,debugcon,pvpanic,acpi")
-        return subprocess.run([str(script), *args], capture_output=True, text=True, timeout=60, env=env,
-                              stdin=subprocess.DEVNULL, **kwargs)  # type: ignore[call-overload,no-any-return]
+        return subprocess.run(
+            [str(script), *args],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            **kwargs,
+        )  # type: ignore[call-overload,no-any-return]

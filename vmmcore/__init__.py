@@ -26,8 +26,24 @@ if TYPE_CHECKING:
     from .front.options import Option, Options
     from .front.vm import Vm
 
-__all__ = ["Cpus", "Device", "DeviceConfig", "GuestError", "HostError", "KvmError", "Memory", "Option", "Options",
-           "PciDevice", "PluginError", "UserError", "Vm", "VmConfig", "VmmError", "get_include"]
+__all__ = [
+    "Cpus",
+    "Device",
+    "DeviceConfig",
+    "GuestError",
+    "HostError",
+    "KvmError",
+    "Memory",
+    "Option",
+    "Options",
+    "PciDevice",
+    "PluginError",
+    "UserError",
+    "Vm",
+    "VmConfig",
+    "VmmError",
+    "get_include",
+]
 
 _HOMES = {
     "device": ("Device", "PciDevice"),

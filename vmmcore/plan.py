@@ -30,8 +30,19 @@ MODES = {
 }
 
 #: keys that every plan has, with their types
-_KEYS: dict[str, type] = {"version": int, "id": str, "modules": dict, "arch": dict, "cpus": dict, "memory": dict,
-                          "load": list, "platform": dict, "pci": dict, "devices": list, "files": list}
+_KEYS: dict[str, type] = {
+    "version": int,
+    "id": str,
+    "modules": dict,
+    "arch": dict,
+    "cpus": dict,
+    "memory": dict,
+    "load": list,
+    "platform": dict,
+    "pci": dict,
+    "devices": list,
+    "files": list,
+}
 
 
 def to_json(plan: dict[str, Any]) -> str:
@@ -57,14 +68,16 @@ def check(plan: dict[str, Any]) -> None:
     """Raise VmmError unless `plan` has the form of a plan of this version."""
     version = plan.get("version")
     if version != VERSION:
-        raise VmmError(f"a plan of version {version!r}; this vmm runs version {VERSION}; make it again with `vmm plan`")
+        raise VmmError(
+            f"a plan of version {version!r}; this vmm runs version {VERSION}; make it again with `vmm plan`"
+        )
     for key, kind in _KEYS.items():
         if type(plan.get(key)) is not kind:
             raise VmmError(f"not a plan: '{key}' is missing or of the wrong type")
 
 
 def open_path(path: str, mode: str, option: str) -> int:
-    """Open a file as `mode` (a key of :data:`MODES`) says; the descriptor is close-on-exec. Raises UserError."""
+    """Open a file as `mode` (a key of :data:`MODES`) says; it is close-on-exec. Raises UserError."""
     try:
         # O_NONBLOCK: a FIFO without a writer must not hold us up
         fd = os.open(path, MODES[mode] | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
@@ -125,7 +138,9 @@ def open_pty(link: str | None, option: str, tell: Callable[[str], None]) -> tupl
                     os.unlink(link)
                 os.symlink(path, link)
             except OSError as error:
-                raise UserError(option, f"{link}: {error.strerror}", "name a path that can be created") from None
+                raise UserError(
+                    option, f"{link}: {error.strerror}", "name a path that can be created"
+                ) from None
         tell(path)
         return above_stdio(master), above_stdio(slave)
     except BaseException:

@@ -92,7 +92,7 @@ _DIGITS = "0123456789"
 
 
 def _blank(text: str, position: int) -> int:
-    while text[position:position + 1] in (" ", "\t", "\r", "\n"):
+    while text[position : position + 1] in (" ", "\t", "\r", "\n"):
         position += 1
     return position
 
@@ -189,7 +189,7 @@ def _plain(text: str) -> str:
 
 
 def _hex4(text: str, position: int) -> int:
-    digits = text[position:position + 4]
+    digits = text[position : position + 4]
     if len(digits) != 4 or not digits.isalnum() or not digits.isascii():
         raise ValueError("a malformed escape")
     return int(digits, 16)
@@ -200,24 +200,24 @@ def _number(text: str, position: int) -> tuple[Any, int]:
     if text[position] == "-":
         position += 1
     digits = position
-    while text[position:position + 1] in _DIGITS and position < len(text):
+    while text[position : position + 1] in _DIGITS and position < len(text):
         position += 1
     if position == digits or (text[digits] == "0" and position - digits > 1):
         raise ValueError("malformed message")
     whole = True
-    if text[position:position + 1] == ".":
+    if text[position : position + 1] == ".":
         whole, position = False, position + 1
-        while text[position:position + 1] in _DIGITS and position < len(text):
+        while text[position : position + 1] in _DIGITS and position < len(text):
             position += 1
         if text[position - 1] == ".":
             raise ValueError("malformed number")
-    if text[position:position + 1] in ("e", "E"):
+    if text[position : position + 1] in ("e", "E"):
         whole, position = False, position + 1
-        if text[position:position + 1] in ("+", "-"):
+        if text[position : position + 1] in ("+", "-"):
             position += 1
         if text[position] not in _DIGITS:
             raise ValueError("malformed number")
-        while text[position:position + 1] in _DIGITS and position < len(text):
+        while text[position : position + 1] in _DIGITS and position < len(text):
             position += 1
     if position - start > 400:
         raise ValueError("a number of too many digits")
@@ -261,7 +261,9 @@ def send(sock: _socket.socket, message: dict[str, Any], fds: list[int] | tuple[i
 
 def _send(sock: _socket.socket, data: bytes, fds: list[int] | tuple[int, ...]) -> None:
     rights = b"".join(fd.to_bytes(4, sys.byteorder) for fd in fds)
-    sock.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if rights else [], _socket.MSG_NOSIGNAL)
+    sock.sendmsg(
+        [data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if rights else [], _socket.MSG_NOSIGNAL
+    )
 
 
 def receive(sock: _socket.socket, flags: int = 0) -> tuple[dict[str, Any], list[int]] | None:
@@ -269,13 +271,16 @@ def receive(sock: _socket.socket, flags: int = 0) -> tuple[dict[str, Any], list[
 
     Raises ValueError for what is no message, and OSError (BlockingIOError with MSG_DONTWAIT in `flags`).
     """
-    data, ancillary, status, _ = sock.recvmsg(_DATAGRAM, _socket.CMSG_SPACE(4 * (MAX_FDS + 1)),
-                                              flags | _socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, status, _ = sock.recvmsg(
+        _DATAGRAM, _socket.CMSG_SPACE(4 * (MAX_FDS + 1)), flags | _socket.MSG_CMSG_CLOEXEC
+    )
     fds: list[int] = []
     try:
         for level, kind, rights in ancillary:
             if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-                fds += [int.from_bytes(rights[i:i + 4], sys.byteorder) for i in range(0, len(rights) - 3, 4)]
+                fds += [
+                    int.from_bytes(rights[i : i + 4], sys.byteorder) for i in range(0, len(rights) - 3, 4)
+                ]
         if status & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
             raise ValueError("message too long")
         if not data:

@@ -75,7 +75,9 @@ def kvm_max_vcpus() -> int:
     import fcntl
 
     try:
-        return fcntl.ioctl(found, _CHECK_EXTENSION, _CAP_MAX_VCPUS) or fcntl.ioctl(found, _CHECK_EXTENSION, _CAP_NR_VCPUS)
+        return fcntl.ioctl(found, _CHECK_EXTENSION, _CAP_MAX_VCPUS) or fcntl.ioctl(
+            found, _CHECK_EXTENSION, _CAP_NR_VCPUS
+        )
     except OSError:
         return 0
     finally:
@@ -92,13 +94,19 @@ def probe_kvm() -> KvmStatus:
     try:
         version = fcntl.ioctl(kvm, _GET_API_VERSION, 0)
         if version != API_VERSION:
-            return KvmStatus("version", f"KVM speaks API version {version}, not {API_VERSION}", "use a newer kernel")
+            return KvmStatus(
+                "version", f"KVM speaks API version {version}, not {API_VERSION}", "use a newer kernel"
+            )
         if os.uname().machine != "x86_64":
             os.close(fcntl.ioctl(kvm, _CREATE_VM, 0))
             return KvmStatus("usable", f"{DEVICE} works")
         return _run_tiny_guest(kvm)
     except OSError as error:
-        mend = "is another hypervisor using the CPU's virtualization?" if error.errno == 16 else "see `dmesg | grep -i kvm`"
+        mend = (
+            "is another hypervisor using the CPU's virtualization?"
+            if error.errno == 16
+            else "see `dmesg | grep -i kvm`"
+        )
         return KvmStatus("broken", f"KVM refused to run a guest: {error.strerror}", mend)
     finally:
         os.close(kvm)
@@ -117,23 +125,46 @@ def _run_tiny_guest(kvm: int) -> KvmStatus:
 
     gdt, idt, code, handler, stack = 0x1000, 0x2000, 0x3000, 0x3800, 0x5000
     memory = mmap.mmap(-1, 0x10000)
-    memory[gdt + 8:gdt + 24] = struct.pack("<QQ", 0x00CF9B000000FFFF, 0x00CF93000000FFFF)  # flat code, flat data
-    memory[idt + 24:idt + 32] = struct.pack("<HHBBH", handler, 8, 0, 0x8E, 0)  # vector 3: 32-bit interrupt gate
-    memory[code:code + 4] = b"\xcc\xe6\x11\xf4"  # int3; out 0x11, al; hlt
-    memory[handler:handler + 3] = b"\xe6\x10\xf4"  # out 0x10, al; hlt
+    memory[gdt + 8 : gdt + 24] = struct.pack(
+        "<QQ", 0x00CF9B000000FFFF, 0x00CF93000000FFFF
+    )  # flat code, flat data
+    memory[idt + 24 : idt + 32] = struct.pack(
+        "<HHBBH", handler, 8, 0, 0x8E, 0
+    )  # vector 3: 32-bit interrupt gate
+    memory[code : code + 4] = b"\xcc\xe6\x11\xf4"  # int3; out 0x11, al; hlt
+    memory[handler : handler + 3] = b"\xe6\x10\xf4"  # out 0x10, al; hlt
     keep = (ctypes.c_char * len(memory)).from_buffer(memory)
     vm = fcntl.ioctl(kvm, _CREATE_VM, 0)
     vcpu = -1
     try:
-        fcntl.ioctl(vm, _SET_USER_MEMORY_REGION, struct.pack("<IIQQQ", 0, 0, 0, len(memory), ctypes.addressof(keep)))
+        fcntl.ioctl(
+            vm, _SET_USER_MEMORY_REGION, struct.pack("<IIQQQ", 0, 0, 0, len(memory), ctypes.addressof(keep))
+        )
         vcpu = fcntl.ioctl(vm, _CREATE_VCPU, 0)
         run = mmap.mmap(vcpu, fcntl.ioctl(kvm, _VCPU_MMAP_SIZE, 0))
         sregs = bytearray(312)
         fcntl.ioctl(vcpu, _GET_SREGS, sregs)
-        segment = struct.Struct("<QIHBBBBBBBBBB")  # struct kvm_segment: base, limit, selector, type, present, dpl, db, s, l, g, …
+        segment = struct.Struct(
+            "<QIHBBBBBBBBBB"
+        )  # struct kvm_segment: base, limit, selector, type, present, dpl, db, s, l, g, …
         for index in range(6):  # cs, ds, es, fs, gs, ss
-            segment.pack_into(sregs, index * 24, 0, 0xFFFFFFFF, 8 if index == 0 else 16, 11 if index == 0 else 3,
-                              1, 0, 1, 1, 0, 1, 0, 0, 0)
+            segment.pack_into(
+                sregs,
+                index * 24,
+                0,
+                0xFFFFFFFF,
+                8 if index == 0 else 16,
+                11 if index == 0 else 3,
+                1,
+                0,
+                1,
+                1,
+                0,
+                1,
+                0,
+                0,
+                0,
+            )
         struct.pack_into("<QH6xQH6x", sregs, 192, gdt, 23, idt, 255)
         struct.pack_into("<Q", sregs, 224, 0x11)  # CR0.PE, CR0.ET
         fcntl.ioctl(vcpu, _SET_SREGS, bytes(sregs))
@@ -142,7 +173,9 @@ def _run_tiny_guest(kvm: int) -> KvmStatus:
         fcntl.ioctl(vcpu, _SET_REGS, struct.pack("<18Q", *registers))
         fcntl.ioctl(vcpu, _RUN, 0)
         reason = int.from_bytes(run[8:12], sys.byteorder)
-        port = int.from_bytes(run[34:36], sys.byteorder)  # struct kvm_run: io.direction, io.size, io.port at 32, 33, 34
+        port = int.from_bytes(
+            run[34:36], sys.byteorder
+        )  # struct kvm_run: io.direction, io.size, io.port at 32, 33, 34
         run.close()
     finally:
         if vcpu >= 0:
@@ -153,9 +186,14 @@ def _run_tiny_guest(kvm: int) -> KvmStatus:
     if reason == _EXIT_IO and port == 0x10:
         return KvmStatus("usable", f"{DEVICE} works")
     if reason == _EXIT_INTERNAL_ERROR:
-        return KvmStatus("interpreted", "this KVM interprets the guest's kernel code and stops at instructions such as int3",
-                         "tiny guests run, Linux does not: use a host with hardware virtualization, or the lab (`vmm lab`)")
-    return KvmStatus("broken", f"a tiny guest ended with KVM exit reason {reason}", "see `dmesg | grep -i kvm`")
+        return KvmStatus(
+            "interpreted",
+            "this KVM interprets the guest's kernel code and stops at instructions such as int3",
+            "tiny guests run, Linux does not: use a host with hardware virtualization, or `vmm lab`",
+        )
+    return KvmStatus(
+        "broken", f"a tiny guest ended with KVM exit reason {reason}", "see `dmesg | grep -i kvm`"
+    )
 
 
 def _permission_mend() -> str:

@@ -23,8 +23,12 @@ MAX_CPUS = 8192
 
 class _Topology(_Kind["list[int]"]):
     name = "THREADS:CORES:DIES:PACKAGES"
-    json = {"anyOf": [{"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 4, "maxItems": 4},
-                      {"type": "string"}]}
+    json = {
+        "anyOf": [
+            {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 4, "maxItems": 4},
+            {"type": "string"},
+        ]
+    }
 
     def parse(self, text: str) -> list[int]:
         parts = unbracket(text).split(":")
@@ -44,7 +48,9 @@ class Cpus(Options):
     positional = "boot"
     boot = Option(int, 1, "vCPUs running at boot", min=1, max=MAX_CPUS)
     max = Option(int, 0, "vCPUs that may ever run, for hot plug (default: boot)", min=1, max=MAX_CPUS)
-    topology: Option[list[int] | None] = Option(_Topology(), None, "threads per core, cores per die, dies per package, packages")
+    topology: Option[list[int] | None] = Option(
+        _Topology(), None, "threads per core, cores per die, dies per package, packages"
+    )
     affinity = Option(Affinity, {}, "host CPUs that each vCPU thread may run on: [0@[0-3],1@[4,5]]")
     max_phys_bits = Option(int, 46, "most guest-physical address bits", min=32, max=59)
     features = Option(StrList, [], "CPU features on request, as the architecture knows them")
@@ -53,19 +59,32 @@ class Cpus(Options):
         if not self.max:
             self.max = self.boot
         if self.max < self.boot:
-            raise UserError(f"{option} max=", f"{self.max} is less than boot={self.boot}", "raise max= or lower boot=")
+            raise UserError(
+                f"{option} max=", f"{self.max} is less than boot={self.boot}", "raise max= or lower boot="
+            )
         if self.topology is not None:
             threads, cores, dies, packages = self.topology
             if threads * cores * dies * packages != self.max:
-                raise UserError(f"{option} topology=", f"{':'.join(map(str, self.topology))} makes "
-                                f"{threads * cores * dies * packages} CPUs, not {self.max}", "let the product be max=")
+                raise UserError(
+                    f"{option} topology=",
+                    f"{':'.join(map(str, self.topology))} makes "
+                    f"{threads * cores * dies * packages} CPUs, not {self.max}",
+                    "let the product be max=",
+                )
         for vcpu, hosts in self.affinity.items():
             if vcpu >= self.max:
-                raise UserError(f"{option} affinity=", f"there is no vCPU {vcpu}", f"the last is {self.max - 1}")
+                raise UserError(
+                    f"{option} affinity=", f"there is no vCPU {vcpu}", f"the last is {self.max - 1}"
+                )
             absent = [host for host in hosts if not os.path.isdir(f"/sys/devices/system/cpu/cpu{host}")]
             if absent or not hosts:
-                raise UserError(f"{option} affinity=", f"vCPU {vcpu}: this host has no CPU {absent[0]}" if absent
-                                else f"vCPU {vcpu} has no host CPU", "see lscpu for those online")
+                raise UserError(
+                    f"{option} affinity=",
+                    f"vCPU {vcpu}: this host has no CPU {absent[0]}"
+                    if absent
+                    else f"vCPU {vcpu} has no host CPU",
+                    "see lscpu for those online",
+                )
 
 
 class Memory(Options):
@@ -83,22 +102,35 @@ class Memory(Options):
     def validate(self, option: str) -> None:
         where = f"{option} size="
         if self.size < 4 << 20:
-            raise UserError(where, f"{human_size(self.size)} is too small for a guest", "the least is 4M; try 512M")
+            raise UserError(
+                where, f"{human_size(self.size)} is too small for a guest", "the least is 4M; try 512M"
+            )
         unit = 4096
         if self.hugepage_size is not None and not self.hugepages:
-            raise UserError(f"{option} hugepage_size=", "has no effect without hugepages=on", "add hugepages=on")
+            raise UserError(
+                f"{option} hugepage_size=", "has no effect without hugepages=on", "add hugepages=on"
+            )
         if self.hugepages:
             known = _hugepage_sizes()
             unit = self.hugepage_size or _default_hugepage()
             if unit not in known:
-                raise UserError(f"{option} hugepage_size=", f"this host has no huge pages of {human_size(unit)}",
-                                f"it has {', '.join(map(human_size, known)) or 'none'}")
+                raise UserError(
+                    f"{option} hugepage_size=",
+                    f"this host has no huge pages of {human_size(unit)}",
+                    f"it has {', '.join(map(human_size, known)) or 'none'}",
+                )
         if self.size % unit:
-            raise UserError(where, f"{self.size} is not a multiple of the page size, {human_size(unit)}", "round it")
+            raise UserError(
+                where, f"{self.size} is not a multiple of the page size, {human_size(unit)}", "round it"
+            )
         total, swap = _meminfo()
         if total and self.size > total + swap:
-            raise UserError(where, f"{human_size(self.size)} is more than this host has ({human_size(total)} of RAM, "
-                            f"{human_size(swap)} of swap)", "ask for less")
+            raise UserError(
+                where,
+                f"{human_size(self.size)} is more than this host has ({human_size(total)} of RAM, "
+                f"{human_size(swap)} of swap)",
+                "ask for less",
+            )
 
 
 class DeviceConfig:
@@ -111,8 +143,14 @@ class DeviceConfig:
 
     __slots__ = ("id", "options", "origin", "type")
 
-    def __init__(self, type: str | type[Device], options: Mapping[str, Any] | str | None = None,
-                 id: str | None = None, *, origin: str = "") -> None:
+    def __init__(
+        self,
+        type: str | type[Device],
+        options: Mapping[str, Any] | str | None = None,
+        id: str | None = None,
+        *,
+        origin: str = "",
+    ) -> None:
         self.type, self.options, self.id = type, options, id
         self.origin = origin or (f"--{type}" if isinstance(type, str) else type.__name__)
 
@@ -138,12 +176,21 @@ class VmConfig:
 
     SCALARS = ("id", "kernel", "initramfs", "firmware", "cmdline", "plugins", "default_plugins", "timing")
 
-    def __init__(self, *, kernel: str | os.PathLike[str] | None = None, initramfs: str | os.PathLike[str] | None = None,
-                 firmware: str | os.PathLike[str] | None = None, cmdline: str | None = None,
-                 cpus: Cpus | Mapping[str, Any] | str | int | None = None,
-                 memory: Memory | Mapping[str, Any] | str | int | None = None,
-                 devices: Sequence[DeviceConfig | str | type[Device]] = (), plugins: Sequence[str] = (),
-                 default_plugins: bool = True, id: str = "vm", timing: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        kernel: str | os.PathLike[str] | None = None,
+        initramfs: str | os.PathLike[str] | None = None,
+        firmware: str | os.PathLike[str] | None = None,
+        cmdline: str | None = None,
+        cpus: Cpus | Mapping[str, Any] | str | int | None = None,
+        memory: Memory | Mapping[str, Any] | str | int | None = None,
+        devices: Sequence[DeviceConfig | str | type[Device]] = (),
+        plugins: Sequence[str] = (),
+        default_plugins: bool = True,
+        id: str = "vm",
+        timing: bool = False,
+    ) -> None:
         self.kernel = _path(kernel, "--kernel")
         self.initramfs = _path(initramfs, "--initramfs")
         self.firmware = _path(firmware, "--firmware")
@@ -161,7 +208,11 @@ class VmConfig:
 
     def check(self) -> None:
         """Checks that need the host: files that exist and are readable. Raises UserError."""
-        for option, path in (("--kernel", self.kernel), ("--firmware", self.firmware), ("--initramfs", self.initramfs)):
+        for option, path in (
+            ("--kernel", self.kernel),
+            ("--firmware", self.firmware),
+            ("--initramfs", self.initramfs),
+        ):
             if path is not None:
                 check_readable(option, path)
         if self.kernel is None and self.firmware is None:
@@ -253,14 +304,23 @@ def from_values(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
 def unknown_config_key(origin: str, key: str, known: list[str]) -> UserError:
     """The error for a key of a config file that nothing knows."""
     close = nearest(key, known)
-    return UserError(origin, f"unknown key '{key}'", f"did you mean {close}?" if close
-                     else "it is no option, device type or plugin; see `vmm plugins list`")
+    return UserError(
+        origin,
+        f"unknown key '{key}'",
+        f"did you mean {close}?"
+        if close
+        else "it is no option, device type or plugin; see `vmm plugins list`",
+    )
 
 
 def check_id(name: str, option: str) -> str:
     """`name` if it can be an id (of a VM or a device). Raises UserError."""
-    if not name or len(name) > 64 or not name.replace("-", "").replace("_", "").replace(".", "").isalnum() \
-            or not name.isascii():
+    if (
+        not name
+        or len(name) > 64
+        or not name.replace("-", "").replace("_", "").replace(".", "").isalnum()
+        or not name.isascii()
+    ):
         raise UserError(option, f"'{name}' cannot be an id", "use up to 64 letters, digits, '-', '_' and '.'")
     return name
 
@@ -328,7 +388,9 @@ def _hugepage_sizes() -> list[int]:
         names = os.listdir("/sys/kernel/mm/hugepages")
     except OSError:
         return []
-    return sorted(int(name[10:-2]) << 10 for name in names if name.startswith("hugepages-") and name.endswith("kB"))
+    return sorted(
+        int(name[10:-2]) << 10 for name in names if name.startswith("hugepages-") and name.endswith("kB")
+    )
 
 
 def _default_hugepage() -> int:

@@ -67,13 +67,20 @@ class Discovery:
         """Names of all installed plugins, sorted."""
         found = set(self.group("vmmcore"))
         for group in GROUPS[1:]:
-            found.update(self.plugin_name(entry) for entries in self.group(group).values() for entry in entries)
+            found.update(
+                self.plugin_name(entry) for entries in self.group(group).values() for entry in entries
+            )
         return sorted(found)
 
     def entries(self, plugin: str) -> list[EntryPoint]:
         """All entry points of one plugin."""
-        return [entry for group in GROUPS for entries in self.group(group).values() for entry in entries
-                if (entry.name == plugin if group == "vmmcore" else self.plugin_name(entry) == plugin)]
+        return [
+            entry
+            for group in GROUPS
+            for entries in self.group(group).values()
+            for entry in entries
+            if (entry.name == plugin if group == "vmmcore" else self.plugin_name(entry) == plugin)
+        ]
 
     def disabled(self, plugin: str) -> bool:
         """Whether ``VMM_DISABLE_PLUGINS`` (globs, comma separated) switches the plugin off."""

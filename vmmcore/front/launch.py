@@ -42,7 +42,7 @@ def _write_plan(plan: dict[str, Any], fds: list[int]) -> int:
         os.close(memfd)
         raise VmmError(f"the plan holds something that is no plain data: {error}") from None
     while data:
-        data = data[os.write(memfd, data):]
+        data = data[os.write(memfd, data) :]
     os.lseek(memfd, 0, os.SEEK_SET)
     return memfd
 
@@ -124,8 +124,11 @@ def spawn_runner(planned: PlannedVm) -> Runner:
         theirs_fd = planfile.above_stdio(theirs.detach())
         planned.fds.append(theirs_fd)
         # PR_SET_PDEATHSIG follows the thread that starts the child, so only the main thread may ask for it
-        plan = {**planned.plan, "control": theirs_fd,
-                "parent_death": threading.current_thread() is threading.main_thread()}
+        plan = {
+            **planned.plan,
+            "control": theirs_fd,
+            "parent_death": threading.current_thread() is threading.main_thread(),
+        }
         memfd = _write_plan(plan, planned.fds[:-1])
         process = subprocess.Popen(runner_argv(memfd), pass_fds=(memfd, *planned.fds), close_fds=True)
         return Runner(process, ours)

@@ -50,8 +50,14 @@ class Plugins:
     warn             told, in one line each, which found plugins were left out
     """
 
-    def __init__(self, named: Iterable[str] = (), *, default_plugins: bool = True,
-                 discovery: Discovery | None = None, warn: Callable[[str], None] = _warn) -> None:
+    def __init__(
+        self,
+        named: Iterable[str] = (),
+        *,
+        default_plugins: bool = True,
+        discovery: Discovery | None = None,
+        warn: Callable[[str], None] = _warn,
+    ) -> None:
         self.discovery = discovery or Discovery()
         self.default_plugins = default_plugins
         self.named = list(dict.fromkeys(named))
@@ -172,14 +178,19 @@ class Plugins:
         if not (isinstance(api, tuple) and len(api) == 2 and all(type(n) is int for n in api)):
             raise PluginError(f"{where}: {module.__name__} has no API = {API_VERSION}")
         if api[0] != API_VERSION[0] or api[1] > API_VERSION[1]:
-            raise PluginError(f"{where} is written for API {api[0]}.{api[1]}, this is {ours}; "
-                              f"{'update vmmcore' if api > API_VERSION else 'update the plugin'}")
+            raise PluginError(
+                f"{where} is written for API {api[0]}.{api[1]}, this is {ours}; "
+                f"{'update vmmcore' if api > API_VERSION else 'update the plugin'}"
+            )
         manager = self.manager
         try:
             for name in dir(module):
                 options = manager.parse_hookimpl_opts(module, name)
-                if options is not None and not options["optionalhook"] \
-                        and not hasattr(manager.hook, options.get("specname") or name):
+                if (
+                    options is not None
+                    and not options["optionalhook"]
+                    and not hasattr(manager.hook, options.get("specname") or name)
+                ):
                     raise PluginError(f"{where}: there is no hook {options.get('specname') or name}")
             manager.register(module, plugin.name)
             others = [other for other in manager.get_plugins() if other is not module]
@@ -187,8 +198,10 @@ class Plugins:
                 plugin.device_types += types
             for kind in plugin.device_types:
                 if kind.key in self._types:
-                    raise PluginError(f"{where} and {self._types[kind.key][0].name} both provide "
-                                      f"the device type '{kind.key}'; use one of them")
+                    raise PluginError(
+                        f"{where} and {self._types[kind.key][0].name} both provide "
+                        f"the device type '{kind.key}'; use one of them"
+                    )
         except (KeyboardInterrupt, MemoryError):
             raise
         except BaseException as error:
@@ -208,9 +221,13 @@ class Plugins:
         if usable:
             return self._only(what, name, usable)
         plugin = self.discovery.plugin_name(entries[0])
-        raise UserError(origin, f"the plugin {plugin} may not be used",
-                        "VMM_DISABLE_PLUGINS switches it off" if self.discovery.disabled(plugin)
-                        else f"add --plugin {plugin} or leave out --no-default-plugins")
+        raise UserError(
+            origin,
+            f"the plugin {plugin} may not be used",
+            "VMM_DISABLE_PLUGINS switches it off"
+            if self.discovery.disabled(plugin)
+            else f"add --plugin {plugin} or leave out --no-default-plugins",
+        )
 
     def _load_found(self, what: str, entries: list[EntryPoint]) -> Plugin | None:
         """Load a plugin that nobody named; None, with one line, when that fails."""
@@ -243,12 +260,17 @@ class Plugins:
             name = self.discovery.plugin_name(entry)
             plugin = self._load(name, entry)
             if key not in self._types:
-                raise PluginError(f"plugin {name} ({plugin.origin}) declares the flag --{key} but no device type '{key}'")
+                raise PluginError(
+                    f"plugin {name} ({plugin.origin}) declares the flag --{key} but no device type '{key}'"
+                )
             return self._types[key]
         known = [*self._types, *self.discovery.group("vmmcore.flags")]
         close = nearest(key, known)
-        raise UserError(origin, f"no plugin provides the device type '{key}'",
-                        f"did you mean {close}?" if close else "see `vmm plugins list`")
+        raise UserError(
+            origin,
+            f"no plugin provides the device type '{key}'",
+            f"did you mean {close}?" if close else "see `vmm plugins list`",
+        )
 
     def arch(self, machine: str) -> Arch:
         """The architecture for this host's machine. Raises PluginError naming what is missing."""
@@ -274,8 +296,11 @@ class Plugins:
                 unusable.append(name)
         if not names and not self.hooks.vmm_boot_probe.get_hookimpls():
             unusable = sorted(set(unusable))
-            raise PluginError(f"no boot method may be used; add --plugin {unusable[0]}" if unusable
-                              else "no boot method is installed; pip install vmm-boot-linux")
+            raise PluginError(
+                f"no boot method may be used; add --plugin {unusable[0]}"
+                if unusable
+                else "no boot method is installed; pip install vmm-boot-linux"
+            )
         return names
 
 
@@ -302,10 +327,17 @@ def _only_device(module: ModuleType, path: str) -> type[Device]:
     """The one Device class that a plain file defines."""
     from ..device import Device
 
-    found = [value for value in vars(module).values()
-             if isinstance(value, type) and issubclass(value, Device) and value.__module__ == module.__name__
-             and not value.__name__.startswith("_")]
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Device)
+        and value.__module__ == module.__name__
+        and not value.__name__.startswith("_")
+    ]
     if len(found) != 1:
-        raise PluginError(f"plugin {path} has no hooks and defines {len(found) or 'no'} device classes; "
-                          "define one subclass of vmmcore.Device, or hooks")
+        raise PluginError(
+            f"plugin {path} has no hooks and defines {len(found) or 'no'} device classes; "
+            "define one subclass of vmmcore.Device, or hooks"
+        )
     return found[0]

@@ -60,8 +60,10 @@ class LazyGroup(click.Group):
             from ..options import nearest
 
             close = nearest(args[0], self.list_commands(ctx))
-            raise click.UsageError(f"there is no command '{args[0]}'"
-                                   + (f"; did you mean {close}?" if close else "; see `vmm --help`"))
+            raise click.UsageError(
+                f"there is no command '{args[0]}'"
+                + (f"; did you mean {close}?" if close else "; see `vmm --help`")
+            )
         return super().resolve_command(ctx, args)
 
 
@@ -85,7 +87,9 @@ def _plugin_command(name: str) -> click.Command | None:
     except Exception as error:
         raise PluginError(f"command {name} ({entry.origin}) cannot be imported: {cause(error)}") from error
     if not isinstance(found, click.Command):
-        raise PluginError(f"command {name} ({entry.origin}): {entry.module}:{entry.attribute} is no click command")
+        raise PluginError(
+            f"command {name} ({entry.origin}): {entry.module}:{entry.attribute} is no click command"
+        )
     return found
 
 
@@ -99,7 +103,9 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 @click.command("vmm", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-v", "--verbose", count=True, help="Say more; -vv shows where an error comes from.")
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version."
+)
 @click.pass_context
 def group(ctx: click.Context, verbose: int) -> None:
     """Run virtual machines with KVM. Devices, boot methods and architectures are plugins."""
@@ -115,14 +121,16 @@ def main(args: list[str] | None = None) -> int:
     except VmmError as error:
         return _fail(error, str(error), error.exit_code, args)
     except click.ClickException as error:
-        if isinstance(error, click.UsageError) and type(error).__name__ == "NoArgsIsHelpError":  # click >= 8.2
+        if (
+            isinstance(error, click.UsageError) and type(error).__name__ == "NoArgsIsHelpError"
+        ):  # click >= 8.2
             click.echo(error.format_message(), err=True)
             return ExitCode.USAGE
         return _fail(error, error.format_message(), ExitCode.USAGE, args)
     except (KeyboardInterrupt, click.Abort):
         return 130
     except BrokenPipeError:
-        sys.stdout = None  # type: ignore[assignment]  # nobody reads it: do not flush at exit
+        sys.stdout = None  # nobody reads it: do not flush at exit
         return ExitCode.FAILURE
     except Exception as error:
         from ..plugins import cause
@@ -133,7 +141,11 @@ def main(args: list[str] | None = None) -> int:
 def _fail(error: BaseException, message: str, code: int, args: list[str]) -> int:
     line = " ".join(message.split())
     print(f"vmm: error: {line}", file=sys.stderr)
-    flags = [word.lstrip("-") for word in args if word == "--verbose" or (word.startswith("-v") and not word.strip("-v"))]
+    flags = [
+        word.lstrip("-")
+        for word in args
+        if word == "--verbose" or (word.startswith("-v") and not word.strip("-v"))
+    ]
     if sum(flag.count("v") if flag != "verbose" else 1 for flag in flags) >= 2:
         import traceback
 

@@ -9,7 +9,9 @@ from ...errors import ExitCode
 from ..check import probe_kvm
 
 
-@click.command("check", help="Can this host run VMs, and if not, why and what to do? Exit status 0: yes, 4: no.")
+@click.command(
+    "check", help="Can this host run VMs, and if not, why and what to do? Exit status 0: yes, 4: no."
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def command(as_json: bool) -> int:
     status = probe_kvm()

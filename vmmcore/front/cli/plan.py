@@ -16,13 +16,20 @@ if TYPE_CHECKING:
 
 def make_command() -> click.Command:
     params = machine_params()
-    params.append(click.Option(["--json", "as_json"], is_flag=True, help="The whole plan, for `vmm run --plan`."))
-    return MachineCommand("plan", params=params, callback=_plan, short_help="Show what `run` would build.",
-                          help="Show the machine that `vmm run` would build from the same options.")
+    params.append(
+        click.Option(["--json", "as_json"], is_flag=True, help="The whole plan, for `vmm run --plan`.")
+    )
+    return MachineCommand(
+        "plan",
+        params=params,
+        callback=_plan,
+        short_help="Show what `run` would build.",
+        help="Show the machine that `vmm run` would build from the same options.",
+    )
 
 
 @click.pass_context
-def _plan(ctx: click.Context, as_json: bool, **given: Any) -> int:
+def _plan(ctx: click.Context, /, as_json: bool, **given: Any) -> int:
     from ..planning import compile_plan
 
     with compile_plan(config_from(ctx, given), dry_run=True) as planned:
@@ -41,7 +48,9 @@ def _plan(ctx: click.Context, as_json: bool, **given: Any) -> int:
         size = load["size"] if "file" in load else len(load["data"])
         click.echo(f"  {load['gpa']:#018x}  load    {size} bytes  {source}")
     for device in plan["devices"]:
-        place = f"{device['segment']:04x}:00:{device['slot']:02x}.0" if device["bus"] == "pci" else device["bus"]
+        place = (
+            f"{device['segment']:04x}:00:{device['slot']:02x}.0" if device["bus"] == "pci" else device["bus"]
+        )
         where = device.get("module") or device.get("file")
         resources = " ".join(f"{key}={value}" for key, value in device["resources"].items())
         click.echo(f"  {place:<18}  device  {device['id']} ({where}:{device['class']}) {resources}".rstrip())

@@ -43,10 +43,15 @@ class MachineCommand(click.Command):
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        shown = [parameter for parameter in self.params if parameter.name == "flag_plugin"
-                or not (parameter.name or "").startswith("flag_")]
+        shown = [
+            parameter
+            for parameter in self.params
+            if parameter.name == "flag_plugin" or not (parameter.name or "").startswith("flag_")
+        ]
         rows = [record for parameter in shown if (record := parameter.get_help_record(ctx)) is not None]
-        if (help_option := self.get_help_option(ctx)) is not None and (record := help_option.get_help_record(ctx)):
+        if (help_option := self.get_help_option(ctx)) is not None and (
+            record := help_option.get_help_record(ctx)
+        ):
             rows.append(record)
         with formatter.section("Options"):
             formatter.write_dl(rows)
@@ -78,15 +83,32 @@ def machine_params() -> list[click.Parameter]:
     """The options that describe a machine; a flag for each device type that an installed plugin declares."""
     option = click.Option
     params: list[click.Parameter] = [
-        option(["--kernel"], metavar="FILE", help="Kernel to boot (bzImage, vmlinux, … as boot methods know)."),
+        option(
+            ["--kernel"], metavar="FILE", help="Kernel to boot (bzImage, vmlinux, … as boot methods know)."
+        ),
         option(["--initramfs"], metavar="FILE", help="Initial RAM disk."),
-        option(["--cmdline"], metavar="TEXT", help="Kernel command line (default: words that plugins contribute)."),
+        option(
+            ["--cmdline"],
+            metavar="TEXT",
+            help="Kernel command line (default: words that plugins contribute).",
+        ),
         option(["--firmware"], metavar="FILE", help="Firmware to boot instead of a kernel."),
-        option(["--cpus"], metavar="boot=N,…", help="vCPUs: boot=, max=, topology=, affinity=, features=, max_phys_bits=."),
-        option(["--memory"], metavar="size=SIZE,…", help="RAM: size=, shared=, hugepages=, hugepage_size=, prefault=, "
-               "mergeable=, thp=."),
-        option(["--plugin", "flag_plugin"], metavar="NAME[,KEY=VALUE…]", multiple=True,
-               help="Use a plugin (or ./FILE.py); with options, or if it has no flag of its own, it makes a device."),
+        option(
+            ["--cpus"],
+            metavar="boot=N,…",
+            help="vCPUs: boot=, max=, topology=, affinity=, features=, max_phys_bits=.",
+        ),
+        option(
+            ["--memory"],
+            metavar="size=SIZE,…",
+            help="RAM: size=, shared=, hugepages=, hugepage_size=, prefault=, mergeable=, thp=.",
+        ),
+        option(
+            ["--plugin", "flag_plugin"],
+            metavar="NAME[,KEY=VALUE…]",
+            multiple=True,
+            help="Use a plugin (or ./FILE.py); with options or without a flag of its own it makes a device.",
+        ),
         option(["--no-default-plugins"], is_flag=True, help="Use no plugin that --plugin does not name."),
         option(["--config"], metavar="FILE", help="TOML or JSON file with the same keys; flags override it."),
         option(["--name", "--id", "name"], metavar="NAME", help="Name of the VM."),
@@ -140,24 +162,39 @@ def _serial_usable(values: dict[str, Any]) -> bool:
     """Whether a plugin that the configuration allows has the flag --serial."""
     from ..plugins import Plugins
 
-    plugins = Plugins((text.partition(",")[0] for text in values["plugins"]),
-                      default_plugins=values.get("default_plugins", True))
+    plugins = Plugins(
+        (text.partition(",")[0] for text in values["plugins"]),
+        default_plugins=values.get("default_plugins", True),
+    )
     entries = plugins.discovery.group("vmmcore.flags").get("serial", ())
     return any(plugins.usable(plugins.discovery.plugin_name(entry)) for entry in entries)
 
 
 def make_command() -> click.Command:
     params = machine_params()
-    params.append(click.Option(["--plan"], metavar="FILE", help="Run a plan that `vmm plan --json` wrote (- for stdin)."))
-    params.append(click.Option(["--timing"], is_flag=True, help="Print how long each phase of the start took."))
-    return MachineCommand("run", params=params, callback=_run, short_help="Run a VM.", help=(
-        "Run a VM until it ends; its exit status tells how (0: it powered off).\n\n"
-        "Without any --serial or --console, the guest's first serial port is this terminal (--serial tty). "
-        "Sizes take K, M, G, T; switches take on and off."))
+    params.append(
+        click.Option(
+            ["--plan"], metavar="FILE", help="Run a plan that `vmm plan --json` wrote (- for stdin)."
+        )
+    )
+    params.append(
+        click.Option(["--timing"], is_flag=True, help="Print how long each phase of the start took.")
+    )
+    return MachineCommand(
+        "run",
+        params=params,
+        callback=_run,
+        short_help="Run a VM.",
+        help=(
+            "Run a VM until it ends; its exit status tells how (0: it powered off).\n\n"
+            "Without any --serial or --console, the guest's first serial port is this terminal. "
+            "Sizes take K, M, G, T; switches take on and off."
+        ),
+    )
 
 
 @click.pass_context
-def _run(ctx: click.Context, **given: Any) -> int:
+def _run(ctx: click.Context, /, **given: Any) -> int:
     from ..launch import exec_runner
 
     with _planned(ctx, given) as planned:
@@ -178,11 +215,16 @@ def _planned(ctx: click.Context, given: dict[str, Any]) -> PlannedVm:
 
     if given["plan"] is None:
         return compile_plan(config_from(ctx, given))
-    extra = [key for key in ("kernel", "initramfs", "cmdline", "firmware", "cpus", "memory", "config", "name")
-             if given[key] is not None]
+    extra = [
+        key
+        for key in ("kernel", "initramfs", "cmdline", "firmware", "cpus", "memory", "config", "name")
+        if given[key] is not None
+    ]
     if extra or ctx.meta["vmm.devices"]:
         name = extra[0] if extra else ctx.meta["vmm.devices"][0][0]
-        raise UserError("--plan", f"--{name} cannot change a finished plan", "make another with `vmm plan --json`")
+        raise UserError(
+            "--plan", f"--{name} cannot change a finished plan", "make another with `vmm plan --json`"
+        )
     try:
         if given["plan"] == "-":
             data = sys.stdin.buffer.read()
@@ -190,7 +232,9 @@ def _planned(ctx: click.Context, given: dict[str, Any]) -> PlannedVm:
             with open(given["plan"], "rb") as file:
                 data = file.read()
     except OSError as error:
-        raise UserError("--plan", f"{given['plan']}: {error.strerror}", "name a file that `vmm plan --json` wrote") from None
+        raise UserError(
+            "--plan", f"{given['plan']}: {error.strerror}", "name a file that `vmm plan --json` wrote"
+        ) from None
     try:
         plan = planfile.from_json(data)
     except VmmError as error:

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A handle to one VM: its runner is a process of its own, this object talks to it."""
+
+from __future__ import annotations
+
+import sys
+
+from ..errors import GuestError, VmmError
+from .channel import Channel
+from .config import DeviceConfig, VmConfig
+from .launch import spawn_runner
+from .planning import PlannedVm, compile_plan, plan_more
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any, Literal, Self
+
+    from ..device import Device
+    from .plugins import Plugins
+
+    State = Literal["new", "created", "running", "paused", "shutdown"]
+
+_STATES: dict[str, State] = {
+    "booted": "running",
+    "resumed": "running",
+    "rebooted": "running",
+    "paused": "paused",
+    "exited": "shutdown",
+}
+
+
+class Vm:
+    """One virtual machine. Use it as a context manager: at the end nothing of it is left::
+
+        with Vm(VmConfig(kernel="vmlinuz")) as vm:
+            vm.boot()
+            print(vm.wait())
+
+    States: new, created (built, not running), running, paused, shutdown. Methods may be
+    called from several threads. All of them raise GuestError when the runner refuses
+    or is gone; a message of the runner itself goes to our stderr.
+    """
+
+    def __init__(self, config: VmConfig, *, plugins: Plugins | None = None) -> None:
+        self.config = config
+        self.id = config.id
+        self.state: State = "new"
+        self._plugins = plugins
+        self._planned: PlannedVm | None = None
+        self._channel: Channel | None = None
+        self._callbacks: list[Callable[[str, dict[str, Any]], object]] = []
+
+    # --- life cycle -------------------------------------------------------
+
+    def create(self) -> None:
+        """Plan and build the machine; it does not run yet. Raises any VmmError."""
+        if self.state != "new":
+            raise GuestError(f"create: {self.id} is {self.state}")
+        self._start(compile_plan(self.config, self._plugins), start=False)
+        try:
+            self._request("info")
+        except BaseException:
+            self.close()
+            raise
+        if self.state == "new":
+            self.state = "created"
+
+    def _start(self, planned: PlannedVm, *, start: bool) -> None:
+        planned.plan["start"] = start
+        self._planned = planned
+        self._channel = Channel(spawn_runner(planned), self._happened)
+
+    def boot(self) -> None:
+        """Let the guest run its first instruction (creates the machine first if need be)."""
+        if self.state == "new":
+            self.create()
+        if self.state != "created":
+            raise GuestError(f"boot: {self.id} is {self.state}")
+        self._request("resume")
+        self._settle("created", "running")
+
+    def pause(self) -> None:
+        """Stop all vCPUs; returns when they stand."""
+        self._request("pause")
+        self._settle("running", "paused")
+
+    def resume(self) -> None:
+        """Let the vCPUs go on."""
+        self._request("resume")
+        self._settle("paused", "running")
+
+    def reboot(self) -> None:
+        """Reset the machine and boot again, in the same runner."""
+        self._request("reboot")
+
+    def power_button(self) -> None:
+        """Press the power button: the guest may shut down, in its own time."""
+        self._request("power-button")
+
+    def shutdown(self, timeout: float = 10.0) -> int:
+        """End the VM now, without asking the guest. Its exit status."""
+        try:
+            self._request("shutdown", timeout=timeout)
+        except GuestError:
+            if self._running_channel().status is None:
+                self._running_channel().runner.kill()
+        status = self.wait(timeout)
+        return self.close() if status is None else status
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for the VM to end: its exit status (see ExitCode), or None after `timeout` s."""
+        channel = self._running_channel()
+        channel.until(lambda: channel.status is not None, timeout)
+        return channel.status
+
+    def close(self) -> int:
+        """Kill the runner if it still runs, and reap it. Its exit status (0 if there never was one)."""
+        channel, planned = self._channel, self._planned
+        if planned is not None:
+            planned.close()
+        if channel is None:
+            return 0
+        status = channel.runner.close()
+        if channel.status is None:
+            channel.status = status
+            self._happened("exited", {"code": status})
+        return channel.status
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # --- asking -----------------------------------------------------------
+
+    def info(self) -> dict[str, Any]:
+        """What the runner says of itself: state, vCPUs, memory, devices."""
+        return self._request("info")
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """Counters of every device and of the vCPUs: id -> name -> number."""
+        return self._request("counters")
+
+    def save(self) -> dict[str, Any]:
+        """The states of all devices, while paused."""
+        return self._request("save")
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The plan that was or will be run; it is made if need be."""
+        if self._planned is None:
+            with compile_plan(self.config, self._plugins, dry_run=True) as planned:
+                return planned.plan
+        return self._planned.plan
+
+    @property
+    def pid(self) -> int:
+        """Process id of the runner."""
+        return self._running_channel().runner.pid
+
+    # --- devices ----------------------------------------------------------
+
+    def add_device(
+        self,
+        device: DeviceConfig | str | type[Device],
+        options: Mapping[str, Any] | str | None = None,
+        *,
+        id: str | None = None,
+    ) -> str:
+        """Attach a device to the running machine; its id. Raises UserError, PluginError, GuestError."""
+        self._running_channel()
+        assert self._planned is not None
+        wanted = device if isinstance(device, DeviceConfig) else DeviceConfig(device, options, id)
+        with plan_more(self._planned, wanted) as more:
+            if more.device is None:
+                return ""
+            self._request(
+                "add-device",
+                fds=more.fds,
+                device=more.device,
+                files=more.files,
+                modules=more.modules,
+                user_path=self._planned.plan["user_path"],
+            )
+            more.keep()
+            return str(more.device["id"])
+
+    def remove_device(self, id: str) -> None:
+        """Detach a device. Raises GuestError: there is none, or it cannot be removed."""
+        self._request("remove-device", device=id)
+        assert self._planned is not None
+        devices = self._planned.plan["devices"]
+        devices[:] = [device for device in devices if device["id"] != id]
+
+    # --- events -----------------------------------------------------------
+
+    def on_event(self, callback: Callable[[str, dict[str, Any]], object]) -> None:
+        """Have `callback` called with (event, data). It runs in a thread that waits in a method."""
+        self._callbacks.append(callback)
+
+    def events(self, timeout: float | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The events as they come, until the VM has ended (or none comes for `timeout` s)."""
+        channel = self._running_channel()
+        while channel.until(lambda: bool(channel.events), timeout) or channel.events:
+            try:
+                yield channel.events.popleft()
+            except IndexError:  # another thread took it
+                continue
+
+    def _happened(self, event: str, data: dict[str, Any]) -> None:
+        self.state = _STATES.get(event, self.state)
+        for callback in list(self._callbacks):
+            callback(event, data)
+        if self._planned is not None and self._planned.observed:
+            try:
+                self._planned.plugins.hooks.vmm_vm_event(vm_id=self.id, event=event, data=data)
+            except Exception as error:
+                from .plugins import cause
+
+                print(f"vmm: warning: a plugin failed on the event {event}: {cause(error)}", file=sys.stderr)
+
+    # --- talking ----------------------------------------------------------
+
+    def _running_channel(self) -> Channel:
+        if self._channel is None:
+            raise GuestError(f"{self.id} was not created yet; call create() or boot()")
+        return self._channel
+
+    def _request(self, op: str, **fields: Any) -> dict[str, Any]:
+        channel = self._running_channel()
+        if channel.status is not None:
+            raise GuestError(f"{op}: {self.id} has ended with status {channel.status}")
+        return channel.request(op, **fields)
+
+    def _settle(self, before: State, after: State) -> None:
+        """The state after a request, unless an event told something newer."""
+        if self.state == before:
+            self.state = after
+
+
+def run_observed(planned: PlannedVm) -> int:
+    """Run a planned VM to its end with this front beside it, for plugins that observe it. Its exit status."""
+    import signal
+
+    vm = Vm.__new__(Vm)
+    vm.__init__(_Named(planned.plan["id"]))  # type: ignore[misc]
+    vm._start(planned, start=True)
+    with vm:
+        runner = vm._running_channel().runner
+        before = {}
+
+        def forward(number: int, _: object) -> None:
+            runner.signal(number)
+
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            before[number] = signal.signal(number, forward)
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both
+        try:
+            status = vm.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if status is None:
+            raise VmmError("the runner was lost")
+        return status
+
+
+class _Named:
+    """In place of a configuration, for a VM whose plan exists already."""
+
+    def __init__(self, id: str) -> None:
+        self.id = id
