@@ -7,7 +7,7 @@ import bz2
 import gzip
 import lzma
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import lz4.block
@@ -28,6 +28,18 @@ class Segment:
     filesz: int | None = None
     kind: int = PT_LOAD
     align: int = 0x1000
+
+
+def pages(memory: Mapping[int, bytes]) -> dict[int, bytes]:
+    """Guest memory as its pages that are not zero, from address -> bytes; the rest of RAM is zero."""
+    result: dict[int, bytearray] = {}
+    for address, data in memory.items():
+        for start in range(address & -4096, address + len(data), 4096):
+            part = data[max(start - address, 0) : start + 4096 - address]
+            if any(part):
+                at = max(address - start, 0)
+                result.setdefault(start, bytearray(4096))[at : at + len(part)] = part
+    return {start: bytes(page) for start, page in result.items()}
 
 
 def note(name: bytes = b"Xen\0", kind: int = 18, desc: bytes = struct.pack("<Q", 0x1000100)) -> bytes:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from builders import bzimage
+from builders import bzimage, pages
 
 from vmm_boot_linux import cache
 from vmm_boot_linux.options import BootOptions
@@ -52,13 +52,13 @@ class Context:
         self.load.append((gpa, file_index, offset, size))
 
     def memory(self) -> dict[int, bytes]:
-        """Guest physical address -> bytes that the runner would load there."""
+        """What the runner would load, as builders.pages()."""
         result = {}
         for gpa, index, offset, size in self.load:
             data = os.pread(self.fd(index), size, offset)
             assert len(data) == size, "the load list reaches behind the file"
             result[gpa] = data
-        return result
+        return pages(result)
 
     def close(self) -> None:
         for _, fd in self.files:

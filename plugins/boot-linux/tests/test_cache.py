@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import COMPRESSORS, bzimage, code, elf, kernel_segments, payload
+from builders import COMPRESSORS, Segment, bzimage, code, elf, kernel_segments, payload
 from conftest import MIB, Plan, settle
 from test_images import oracle
 
@@ -218,6 +218,18 @@ def _stamp(path: Path) -> None:
     stamp.write_text("0-0-0-0-0")
 
 
+def _stamp_cut(path: Path) -> None:
+    stamp = path.with_suffix(".stamp")
+    stamp.chmod(0o600)
+    stamp.write_bytes(stamp.read_bytes()[:-4])
+
+
+def _stamp_lies(path: Path) -> None:
+    stamp = path.with_suffix(".stamp")
+    stamp.chmod(0o600)
+    stamp.write_text(stamp.read_text().split("\n")[0] + "\n0+ffffffff\n")
+
+
 def _key(path: Path) -> None:
     (key,) = path.parent.glob("*.key")
     key.chmod(0o600)
@@ -225,7 +237,8 @@ def _key(path: Path) -> None:
 
 
 TAMPERS: list[Callable[[Path], Any]] = [
-    _append, _patch, _truncate, _replace, _symlink, _hardlink, _fifo, _chown, _stamp, _key,
+    _append, _patch, _truncate, _replace, _symlink, _hardlink, _fifo, _chown,
+    _stamp, _stamp_cut, _stamp_lies, _key,
     lambda path: path.chmod(0o644), lambda path: path.unlink(),
     lambda path: path.with_suffix(".stamp").unlink(),
 ]
@@ -320,6 +333,34 @@ def test_a_read_only_cache(plan: Plan, monkeypatch: pytest.MonkeyPatch, warm: bo
         import vmm_boot_linux.decompress  # noqa: F401  (the child may not be able to read the packages)
 
         assert in_child(work) == 0
+
+
+def test_zeros_are_neither_kept_nor_loaded(tmp_path: Path, plan: Plan, cache_dir: Path) -> None:
+    # as in a vmlinux: code, a .bss spelled out, and a little data in the midst of it and at its end
+    body = bytearray(4 * MIB)
+    body[:5000] = code(5000)
+    body[2 * MIB + 77] = 1
+    body[-1] = 2
+    data = elf([Segment(bytes(body), 0x1000000)], tail=bytes(MIB) + b"end")
+    kernel = tmp_path / "bzImage"
+    kernel.write_bytes(bzimage(payload(data, "lz4")))
+    settle(kernel)
+    for _ in range(2):
+        _, context = plan(kernel)
+        assert context.memory() == oracle(data)
+        assert sum(size for _, _, _, size in context.load) <= 4 * cache.BLOCK
+    assert entry_of(cache_dir).read_bytes() == data
+
+
+def test_too_many_pieces_are_loaded_as_one(tmp_path: Path, plan: Plan) -> None:
+    body = (b"x" + bytes(2 * cache.BLOCK - 1)) * (cache.MAX_EXTENTS + 1)
+    data = elf([Segment(body, 0x1000000)])
+    kernel = tmp_path / "bzImage"
+    kernel.write_bytes(bzimage(payload(data, "lz4"), init_size=64 * MIB))
+    settle(kernel)
+    for _ in range(2):
+        _, context = plan(kernel, extract="on")
+        assert context.memory() == oracle(data) and len(context.load) == 1
 
 
 def test_a_dry_run_writes_nothing(kernel: Path, plan: Plan, cache_dir: Path) -> None:

@@ -4,7 +4,8 @@
 ``$XDG_CACHE_HOME/vmm/boot`` (default ``~/.cache``), mode 0700, holds
 
 ``SHA256.vmlinux``  the decompressed file; the name is the hash of the compressed payload
-``SHA256.stamp``    that file's identity (device, inode, size, mtime, ctime) when it was finished
+``SHA256.stamp``    that file's identity (device, inode, size, mtime, ctime) when it was finished, and
+                    where it is not zero: a third of Debian's vmlinux is .bss spelled out
 ``IDENTITY.key``    a bzImage's identity -> SHA256, so that a warm start hashes nothing
 ``lock``            held (flock) while something is written
 
@@ -22,6 +23,8 @@ from .files import Identity, PrivateDir, identity, pread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .image import Image
 
 #: Kernels that are kept; the oldest go.
@@ -31,13 +34,22 @@ KEEP = 8
 RACY = 100_000_000
 
 
+#: Zeros are left out of the file, and need not be loaded, in blocks of this size (bytes).
+BLOCK = 64 << 10
+#: A stamp with more pieces than this is not worth its length.
+MAX_EXTENTS = 256
+
+#: (file offset, size) of the pieces that are not all zero, ascending
+Extents = list[tuple[int, int]]
+
+
 class Entry:
-    """An open, verified vmlinux: `fd` (the caller closes it), its `path` and `status`."""
+    """An open, verified vmlinux: `fd` (the caller closes it), its `path`, `status` and `extents`."""
 
-    __slots__ = ("fd", "path", "status")
+    __slots__ = ("extents", "fd", "path", "status")
 
-    def __init__(self, fd: int, path: str, status: os.stat_result) -> None:
-        self.fd, self.path, self.status = fd, path, status
+    def __init__(self, fd: int, path: str, status: os.stat_result, extents: Extents) -> None:
+        self.fd, self.path, self.status, self.extents = fd, path, status, extents
 
 
 def directory() -> str:
@@ -75,10 +87,31 @@ def _lookup(cache: PrivateDir, key: str) -> Entry | None:
         fd, status = cache.open(key + ".vmlinux")
     except OSError:
         return None
-    if _text(identity(status)) != stamp:
+    head, _, tail = stamp.partition("\n")
+    extents = _read_extents(tail, status.st_size)
+    if head != _text(identity(status)) or extents is None:
         os.close(fd)
         return None
-    return Entry(fd, f"{cache.path}/{key}.vmlinux", status)
+    return Entry(fd, f"{cache.path}/{key}.vmlinux", status, extents)
+
+
+def _read_extents(text: str, size: int) -> Extents | None:
+    """The extents in a stamp; None when they cannot be right (a stamp that was cut short)."""
+    extents: Extents = []
+    if not text.endswith("\n"):
+        return None
+    end = 0
+    for word in text.split():
+        first, _, second = word.partition("+")
+        try:
+            offset, length = int(first, 16), int(second, 16)
+        except ValueError:
+            return None
+        if offset < end or length <= 0 or offset + length > size:
+            return None
+        end = offset + length
+        extents.append((offset, length))
+    return extents
 
 
 def store(kernel_fd: int, image: Image) -> Entry:
@@ -121,10 +154,7 @@ def _extract(cache: PrivateDir, key: str, payload: bytes, image: Image) -> Entry
     cache.remove(name)  # of a run that was killed: the lock is ours, so nobody writes it now
     fd = cache.create(name)
     try:
-        for piece in pieces:
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(fd, view) :]
+        extents = _write_sparse(fd, pieces)
         size = os.fstat(fd).st_size
         inner = parse(pread(fd, 0, HEAD), size, lambda offset, count: pread(fd, offset, count))
         if inner is None or inner.kind != "ELF":
@@ -132,12 +162,53 @@ def _extract(cache: PrivateDir, key: str, payload: bytes, image: Image) -> Entry
         os.fsync(fd)
         cache.rename(name, key + ".vmlinux")
         status = os.fstat(fd)  # renaming may touch ctime
-        _write(cache, key + ".stamp", _text(identity(status)))
+        words = " ".join(f"{offset:x}+{length:x}" for offset, length in extents)
+        _write(cache, key + ".stamp", f"{_text(identity(status))}\n{words}\n")
     except BaseException:
         os.close(fd)
         cache.remove(name)
         raise
-    return Entry(fd, f"{cache.path}/{key}.vmlinux", status)
+    return Entry(fd, f"{cache.path}/{key}.vmlinux", status, extents)
+
+
+def _write_sparse(fd: int, pieces: Iterable[bytes]) -> Extents:
+    """Write everything but the blocks of zeros, which become holes; returns what was written."""
+    zeros = bytes(BLOCK)
+    extents: Extents = []
+    offset, rest = 0, b""
+
+    def put(data: bytes) -> None:
+        nonlocal offset
+        view = memoryview(data)
+        start: int | None = None  # of the blocks to write
+        for position in range(0, len(data), BLOCK):
+            block = view[position : position + BLOCK]
+            if block != zeros[: len(block)]:
+                start = position if start is None else start
+            elif start is not None:
+                extent(view[start:position], offset + start)
+                start = None
+        if start is not None:
+            extent(view[start:], offset + start)
+        offset += len(data)
+
+    def extent(view: memoryview, at: int) -> None:
+        if extents and sum(extents[-1]) == at:
+            extents[-1] = (extents[-1][0], extents[-1][1] + len(view))
+        else:
+            extents.append((at, len(view)))
+        while view:
+            done = os.pwrite(fd, view, at)
+            view, at = view[done:], at + done
+
+    for piece in pieces:
+        data = rest + piece
+        whole = len(data) - len(data) % BLOCK
+        put(data[:whole])
+        rest = data[whole:]
+    put(rest)
+    os.ftruncate(fd, offset)
+    return extents if len(extents) <= MAX_EXTENTS else [(0, offset)]
 
 
 def _write(cache: PrivateDir, name: str, text: str) -> None:

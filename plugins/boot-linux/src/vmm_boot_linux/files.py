@@ -77,10 +77,10 @@ class PrivateDir:
         return fd, status
 
     def read(self, name: str) -> str:
-        """The text of a small file (1 KiB at most). Raises OSError."""
+        """The text of a small file (16 KiB at most). Raises OSError."""
         fd, _ = self.open(name)
         try:
-            return os.pread(fd, 1024, 0).decode("ascii", "replace")
+            return os.pread(fd, 16384, 0).decode("ascii", "replace")
         finally:
             os.close(fd)
 

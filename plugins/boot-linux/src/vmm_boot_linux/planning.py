@@ -50,11 +50,12 @@ def plan(context: PlanContext, path: str) -> dict[str, Any]:
         if options.extract != "off":
             found = _vmlinux(context, path, fd, status, image, options)
             if found is not None:
-                return _plan_elf(context, path, *found, options, image)
+                index, inner, extents = found
+                return _plan_elf(context, path, index, inner, options, image, extents)
         elif options.protocol == "pvh":
             raise UserError(f"{PLUGIN} protocol=", "pvh needs an ELF kernel", "drop extract=off")
         return _plan_bzimage(context, path, kernel, image)
-    return _plan_elf(context, path, kernel, image, options, None)
+    return _plan_elf(context, path, kernel, image, options)
 
 
 def _reject(path: str, error: ImageError) -> NoReturn:
@@ -72,8 +73,11 @@ def _parse_fd(fd: int, size: int, path: str) -> Image:
 
 
 def _vmlinux(context: PlanContext, path: str, fd: int, status: os.stat_result, image: Image,
-             options: BootOptions) -> tuple[int, Image] | None:
-    """The decompressed kernel: (file index in the plan, image); None: let the guest decompress it."""
+             options: BootOptions) -> tuple[int, Image, cache.Extents] | None:
+    """The decompressed kernel: (file index in the plan, image, where it is not zero).
+
+    None: the guest has to decompress it.
+    """
     wanted = options.extract == "on" or options.protocol == "pvh"
     try:
         return _cached(context, path, fd, status, image, wanted or not context.dry_run)
@@ -89,7 +93,7 @@ class _NoExtract(Exception):
 
 
 def _cached(context: PlanContext, path: str, fd: int, status: os.stat_result, image: Image,
-            create: bool) -> tuple[int, Image]:
+            create: bool) -> tuple[int, Image, cache.Extents]:
     if not image.payload_size:
         raise _NoExtract("its header names no payload")
     entry = cache.find(status)
@@ -111,7 +115,7 @@ def _cached(context: PlanContext, path: str, fd: int, status: os.stat_result, im
         os.close(entry.fd)
     if inner is None or inner.kind != "ELF":
         raise _NoExtract(f"{entry.path} is not an ELF file")
-    return index, inner
+    return index, inner, entry.extents
 
 
 def _store(path: str, fd: int, image: Image) -> cache.Entry:
@@ -139,8 +143,8 @@ def _plan_bzimage(context: PlanContext, path: str, kernel: int, image: Image) ->
 
 
 def _plan_elf(context: PlanContext, path: str, kernel: int, image: Image, options: BootOptions,
-              outer: Image | None) -> dict[str, Any]:
-    """`outer`: the bzImage that `image` comes from, if it does."""
+              outer: Image | None = None, extents: cache.Extents | None = None) -> dict[str, Any]:
+    """`outer`: the bzImage that `image` comes from; `extents`: where its file is not zero, if known."""
     protocol = options.protocol
     if protocol == "auto":
         # A bzImage is Linux, whose e_entry is startup_64. A bare ELF file says nothing about the state
@@ -152,9 +156,12 @@ def _plan_elf(context: PlanContext, path: str, kernel: int, image: Image, option
     high = max(image.high, outer.pref_address + outer.init_size) if outer else image.high
     place_kernel(context, path, image.low, high - image.low, 0)
     for offset, address, in_file, _ in image.segments:
-        # Guest RAM starts zeroed, so what a segment has in memory only (.bss) needs no loading.
-        if in_file:
-            context.load_file(address, kernel, offset, in_file)
+        # Guest RAM starts zeroed, so neither what a segment has in memory only (.bss) nor zeros in the
+        # file need loading.
+        for start, length in extents if extents is not None else [(offset, in_file)]:
+            first, last = max(start, offset), min(start + length, offset + in_file)
+            if first < last:
+                context.load_file(address + first - offset, kernel, first, last - first)
     entry: dict[str, Any] = {
         "protocol": protocol,
         "rip": image.pvh_entry if protocol == "pvh" else image.entry,
