@@ -88,7 +88,8 @@ static int wire_up(struct serial *s, int *in_fd, int *out_fd, uint32_t flags) {
   if (s->irq_fd < 0) return s->irq_fd;
   if (*in_fd >= 0 || *out_fd >= 0) {
     s->host = s->api->chardev_open(s->vm, *in_fd, *out_fd, flags, on_host, s);
-    *in_fd = *out_fd = -1; /* taken over, even if it failed */
+    s->starved = *in_fd >= 0; /* input flows from the first kick on */
+    *in_fd = *out_fd = -1;    /* taken over, even if it failed */
     if (!s->host) return -EIO;
   }
   int status = s->api->bus_add(s->vm, VMM_PIO, s->port, UART_REGISTERS, on_io, s);
@@ -107,6 +108,7 @@ struct serial *serial_new(const void *api, void *vm, uint16_t port, uint32_t gsi
     s->port = port;
     s->gsi = gsi;
     s->irq_fd = -1;
+    s->paused = true;
     pthread_mutex_init(&s->lock, NULL);
     uart16550_init(&s->uart, &ops, s);
     *error = wire_up(s, &in_fd, &out_fd, flags);

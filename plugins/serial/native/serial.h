@@ -13,7 +13,7 @@ struct serial_counters {
   uint64_t rx_bytes, tx_bytes, rx_overruns, tx_overruns, interrupts;
 };
 
-/* `in_fd`, `out_fd` (-1: none) and `flags` as for chardev_open(), but they are closed on failure too.
+/* A paused serial port. `in_fd`, `out_fd` (-1: none) and `flags` as for chardev_open(), but they are closed on failure too.
  * NULL and *error = -errno on failure. */
 struct serial *serial_new(const void *api, void *vm, uint16_t port, uint32_t gsi, int in_fd, int out_fd,
                           uint32_t flags, int *error);

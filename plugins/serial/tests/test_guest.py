@@ -154,7 +154,7 @@ def test_file_gets_the_output(tmp_path: Path) -> None:
                  serial=f"file={log}") as process:
         assert process.stdout is not None
         assert process.stdout.read() == b"" and process.wait(60) == 0
-    assert log.read_bytes() == b"to the file\nEXIT:0\n"
+    assert log.read_bytes() == b"to the file\n\nEXIT:0\n"
 
 
 @pytest.mark.parametrize("serial", ["null", "off"])

@@ -29,7 +29,7 @@ class DebugconOptions(Options):
     file = Option(Path, None, "write what the guest sends to this file")
     iobase = Option(int, 0xE9, "I/O port of the console", min=1, max=0xFFFF)
     stamp_port = Option(int, 0x80, "I/O port for boot-time stamps; 0: none", min=0, max=0xFFFF)
-    exit_port = Option(int, 0, "I/O port whose first write ends the VM with that status; 0: none",
+    exit_port = Option(int, 0, "I/O port whose first write ends the VM (0 is success); 0: none",
                        min=0, max=0x10000 - EXIT_PORTS)
 
     def validate(self, option: str) -> None:

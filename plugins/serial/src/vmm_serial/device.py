@@ -36,6 +36,9 @@ class Serial(Device):
 
             raise VmmError(f"{self.id}: cannot create the serial port: {os.strerror(-error[0])}")
 
+    def activate(self) -> None:
+        lib.serial_resume(self._serial)
+
     def pause(self) -> None:
         lib.serial_pause(self._serial)
 

@@ -116,6 +116,10 @@ static struct serial *start(size_t room) {
   core.sent_len = core.kicks = 0;
   struct serial *s = serial_new(&api, NULL, 0x3f8, 4, in_fd, out_fd, 0, &error);
   CHECK(s && error == 0 && core.mapped == 1);
+  CHECK(core.rx(core.rx_opaque, (const uint8_t *)"x", 1) == 0); /* not yet */
+  serial_resume(s);
+  CHECK(core.kicks == 1); /* now it may come */
+  core.kicks = 0;
   return s;
 }
 static void stop(struct serial *s) {
