@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 from vmm_testkit.baremetal import BareMetal, BareMetalResult
+from vmmcore.errors import ExitCode
 
 pytestmark = pytest.mark.needs_kvm
 
@@ -29,13 +30,13 @@ def test_identity_and_known_events() -> None:
     CHECK(pci_cfg_read32(bdf, 8) >> 8 == 0x088000, "class %x", pci_cfg_read32(bdf, 8));
     CHECK(mmio_read8(base) == 3, "events %x", mmio_read8(base));
     CHECK(mmio_read8(base + 1) == 0, "beyond %x", mmio_read8(base + 1));
-    """, "--pvpanic").check()
+    """, "--pvpanic", "on").check()
 
 
 @pytest.mark.parametrize("event", [PANICKED, PANICKED | CRASH_LOADED])
 def test_panic_ends_the_vm_with_its_own_status(event: int) -> None:
-    result = run(f"mmio_write8(base, {event}); for (;;) pause();", "--pvpanic")
-    assert result.exit is None and result.vmm_status == 5
+    result = run(f"mmio_write8(base, {event}); for (;;) pause();", "--pvpanic", "on")
+    assert result.exit is None and result.vmm_status == ExitCode.PANIC
     assert "panic" in result.stderr and result.stderr.count("\n") == 1
 
 
@@ -45,7 +46,7 @@ def test_a_crash_kernel_gets_its_turn() -> None:
 
 
 def test_other_writes_do_nothing() -> None:
-    run("mmio_write8(base, 0xfc); mmio_write8(base + 1, 1); mmio_write32(base + 4, 0xffffffff);", "--pvpanic").check()
+    run("mmio_write8(base, 0xfc); mmio_write8(base + 1, 1); mmio_write32(base + 4, 0xffffffff);", "--pvpanic", "on").check()
 
 
 def test_off_means_no_device() -> None:
