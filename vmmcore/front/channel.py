@@ -123,7 +123,7 @@ class Channel:
         if status is not None:
             self.status = status
             if not any(name == "exited" for name, _ in (*self.events, *events)):
-                events.append(("exited", {"code": status}))
+                events.append(("exited", {"status": status}))
         self.events.extend(events)
         return events
 

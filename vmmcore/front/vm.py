@@ -124,7 +124,7 @@ class Vm:
         status = channel.runner.close()
         if channel.status is None:
             channel.status = status
-            self._happened("exited", {"code": status})
+            self._happened("exited", {"status": status})
         return channel.status
 
     def __enter__(self) -> Self:

@@ -7,7 +7,8 @@ import click
 
 from ... import plan as planfile
 from ..config import human_size
-from .run import MachineCommand, config_from, machine_params
+from .machine import config_from
+from .run import MachineCommand, machine_params
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def make_command() -> click.Command:
 def _plan(ctx: click.Context, /, as_json: bool, **given: Any) -> int:
     from ..planning import compile_plan
 
-    with compile_plan(config_from(ctx, given), dry_run=True) as planned:
+    with compile_plan(config_from(given, ctx.meta["vmm.devices"]), dry_run=True) as planned:
         plan = planned.plan
         if as_json:
             import json
