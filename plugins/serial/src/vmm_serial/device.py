@@ -68,7 +68,7 @@ class Serial(Device):
             for name in _REGISTERS:
                 setattr(registers, name, state[name])
             for fifo in ("rx", "tx"):
-                data = bytes(state[fifo])
+                data = bytes(memoryview(state[fifo]))
                 if len(data) > len(getattr(registers, fifo)):
                     raise ValueError(f"{len(data)} bytes in a FIFO")
                 setattr(registers, fifo, data + bytes(len(getattr(registers, fifo)) - len(data)))
