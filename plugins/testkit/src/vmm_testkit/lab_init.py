@@ -102,12 +102,13 @@ def stage2(
     else:
         lines += ["$b mkfifo /run/lab/1 /run/lab/2"]
         for number, name in enumerate(PORTS[:2], start=1):
-            lines += [f"{{ $b cat /run/lab/{number}; $b printf %s $nonce; }} > ${name}_port & p{number}=$!"]
+            empty = f"$b cat /run/lab/{number} & echo $! > /run/lab/cat{number}; wait"
+            lines += [f"{{ {empty}; $b printf %s $nonce; }} > ${name}_port & p{number}=$!"]
         lines += [
             "$b sh /run/lab/lab-job < /dev/null > /run/lab/1 2> /run/lab/2",
             "status=$?",
             # A daemon left behind by the job may hold the FIFOs open for ever.
-            "( $b sleep 5; $b killall cat ) > /dev/null 2>&1 &",
+            "( $b sleep 3; read -r a < /run/lab/cat1; read -r b2 < /run/lab/cat2; kill $a $b2 ) 2> /dev/null &",
             "wait $p1 $p2",
         ]
     lines += ["stop $status"]
