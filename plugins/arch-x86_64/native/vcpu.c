@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The VM's in-kernel interrupt controllers and the first state of its vCPUs. */
+#include <cpuid.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,6 +66,15 @@ int arch_create(arch_t *a, uint64_t tss, uint64_t identity_map, int x2apic_ids) 
   return 0;
 }
 
+/* KVM leaves out the processor's name (leaves 0x80000002 to 4), which people look for. */
+static void add_name(arch_t *a) {
+  for (int i = 0; i < a->n_supported; i++) {
+    struct kvm_cpuid_entry2 *e = &a->supported[i];
+    if (e->function >= 0x80000002u && e->function <= 0x80000004u && !(e->eax | e->ebx | e->ecx | e->edx))
+      __get_cpuid(e->function, &e->eax, &e->ebx, &e->ecx, &e->edx);
+  }
+}
+
 static int read_supported(arch_t *a) {
   if (a->supported) return 0;
   size_t bytes = sizeof(struct kvm_cpuid2) + ARCH_CPUID_MAX * sizeof(struct kvm_cpuid_entry2);
@@ -77,6 +87,7 @@ static int read_supported(arch_t *a) {
     if (a->supported) {
       memcpy(a->supported, table->entries, table->nent * sizeof(table->entries[0]));
       a->n_supported = (int)table->nent;
+      add_name(a);
     } else {
       r = -ENOMEM;
     }

@@ -52,7 +52,8 @@ def edit(table: Table, room: int = 256, **cpu: int) -> Table:
     return result
 
 
-TOPOLOGIES = [[1, 1, 1, 1], [1, 4, 1, 1], [2, 2, 1, 1], [2, 3, 1, 2], [1, 3, 2, 2], [2, 4, 2, 4], [1, 1, 1, 4]]
+TOPOLOGIES = [[1, 1, 1, 1], [1, 4, 1, 1], [2, 2, 1, 1], [2, 3, 1, 2], [1, 3, 2, 2], [2, 4, 2, 4],
+              [1, 1, 1, 4]]
 
 
 @pytest.mark.parametrize("vendor", [AMD, INTEL], ids=["amd", "intel"])
