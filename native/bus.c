@@ -129,6 +129,7 @@ int vmm_bus_add(vmm_vm *vm, int space, uint64_t base, uint64_t len, vmm_io_fn fn
 }
 
 int vmm_bus_del(vmm_vm *vm, int space, uint64_t base) {
+  if (base == VMM_NO_ADDR) return -ENOENT;
   int err = vmm_bus_move(vm, space, base, VMM_NO_ADDR, 0, NULL, NULL);
   vmm_bus_sync(vm);
   return err;

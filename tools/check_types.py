@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""mypy --strict on the core and on each plugin's package."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> int:
+    targets = ["vmmcore", *(str(p) for p in sorted(ROOT.glob("plugins/*/src/*")) if (p / "__init__.py").exists())]
+    return subprocess.run([sys.executable, "-m", "mypy", "--strict", *targets], cwd=ROOT).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

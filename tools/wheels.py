@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build a wheel of each package into build/wheels, and constraints.txt, which pins each name to its file.
+
+The test environments install from there, so that they test what a user would
+install, and so that no package of the same name from an index can take its place.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "build/wheels"
+
+
+def build(folder: Path, *options: str) -> None:
+    subprocess.run(["uv", "build", "-q", "--wheel", "--out-dir", str(OUT), *options, str(folder)], check=True)
+
+
+def pins() -> str:
+    """One line a wheel: NAME @ its file."""
+    return "".join(f"{w.name.split('-')[0].replace('_', '-')} @ {w.as_uri()}\n" for w in sorted(OUT.glob("*.whl")))
+
+
+def main() -> None:
+    shutil.rmtree(OUT, ignore_errors=True)
+    OUT.mkdir(parents=True)
+    build(ROOT)  # first: plugins with C code compile against its header
+    core = OUT / "core.txt"
+    core.write_text(pins())
+    folders = [p.parent for p in sorted(ROOT.glob("plugins/*/pyproject.toml"))]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda folder: build(folder, "--build-constraint", str(core)), folders))
+    (OUT / "constraints.txt").write_text(pins())
+    sys.stdout.write(pins())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tox: one environment for each plugin, without a line in tox.ini for any of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tox.config.loader.memory import MemoryLoader
+from tox.config.sets import ConfigSet
+from tox.plugin import impl
+from tox.session.state import State
+
+sys.path.insert(0, str(Path(__file__).parent / "tools"))
+from envs import plugins
+
+
+@impl
+def tox_extend_envs() -> list[str]:
+    return [f"plugin-{name}" for name in plugins()]
+
+
+@impl
+def tox_add_core_config(core_conf: ConfigSet, state: State) -> None:
+    for name in plugins():
+        extra = "[test]" if "test = [" in Path(f"plugins/{name}/pyproject.toml").read_text() else ""
+        state.conf.memory_seed_loaders[f"plugin-{name}"].append(
+            MemoryLoader(
+                description=f"the suite of plugins/{name}, with what its own pyproject.toml declares",
+                deps=f"-c build/wheels/constraints.txt\nvmm-{name}{extra}\npytest>=8\npytest-timeout",
+                skip_install=True,
+                commands=[f"python -m pytest -q -p no:cacheprovider -c plugins/{name}/pyproject.toml plugins/{name}/tests"],
+            )
+        )
