@@ -94,8 +94,9 @@ def stage2(
         ]
     if tty:
         lines += [
-            f"$b stty rows {size[0]} cols {size[1]} < {tty}",
-            f"$b setsid -c $b sh /run/lab/lab-job < {tty} > {tty} 2>&1",
+            # In one session: the terminal forgets its size when the last file on it is closed.
+            f"$b setsid -c $b sh -c '$0 stty rows {size[0]} cols {size[1]}; exec $0 sh /run/lab/lab-job' $b"
+            f" < {tty} > {tty} 2>&1",
             "status=$?",
             *[f"$b printf %s $nonce > ${name}_port" for name in PORTS[:2]],
         ]
