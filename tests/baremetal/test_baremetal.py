@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each guest in ``guests/`` under the real ``vmm run``: what it checks is in its own comments."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Run
+
+pytestmark = pytest.mark.needs_kvm
+
+
+@pytest.mark.parametrize("cpus", [2, 4])
+def test_smp(run: Run, cpus: int) -> None:
+    run("smp", cpus=f"boot={cpus}", defines={"CPUS": cpus}).check()
+
+
+@pytest.mark.parametrize("name", ["pio", "mmio"])
+def test_devices(run: Run, name: str) -> None:
+    run(name, devices=True).check()
