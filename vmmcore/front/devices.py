@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from .context import PlanContext
 
 
+#: type of a DeviceConfig that holds an argument of ``--plugin``, in its place among the devices
+PLUGIN = "--plugin"
+
+
 class DeviceOptions(Options):
     """What every device takes beside its own options."""
 
@@ -40,7 +44,7 @@ def plugin_argument(text: str) -> tuple[str, str]:
 
 def plan_device(context: PlanContext, plugins: Plugins, wanted: DeviceConfig) -> None:
     """Plan the device that `wanted` describes (for a plugin's argument: none, one or several)."""
-    if wanted.type == "\0plugin":
+    if wanted.type == PLUGIN:
         assert isinstance(wanted.options, str)
         name, text = plugin_argument(wanted.options)
         plugin = plugins.load_named(name)

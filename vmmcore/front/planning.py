@@ -15,7 +15,7 @@ from .. import plan as planfile
 from ..errors import PluginError, UserError, VmmError
 from .config import DeviceConfig, VmConfig
 from .context import Layout, PlanContext
-from .devices import assign_slots, plan_device, plugin_argument
+from .devices import PLUGIN, assign_slots, plan_device, plugin_argument
 from .plugins import Plugins, cause
 
 __all__ = ["Layout", "PlanContext", "PlannedVm", "compile_plan", "plan_more", "plugins_for"]
@@ -87,11 +87,8 @@ def _compile(
 ) -> PlannedVm:
     config.check()
     _check_cpus(config)
-    # a device of `--plugin NAME,key=value` stands where it was asked for
-    devices = [
-        *(DeviceConfig("\0plugin", text, origin="--plugin") for text in config.plugins),
-        *config.devices,
-    ]
+    placed = [device.options for device in config.devices if device.type == PLUGIN]
+    devices = [DeviceConfig(PLUGIN, text) for text in config.plugins if text not in placed] + config.devices
     for text in config.plugins:
         plugins.load_named(plugin_argument(text)[0])
     machine = os.uname().machine

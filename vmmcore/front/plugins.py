@@ -220,7 +220,8 @@ class Plugins:
         usable = [entry for entry in entries if self.usable(self.discovery.plugin_name(entry))]
         if usable:
             return self._only(what, name, usable)
-        plugin = self.discovery.plugin_name(entries[0])
+        names = [self.discovery.plugin_name(entry) for entry in entries]
+        plugin = next((name for name in names if not self.discovery.disabled(name)), names[0])
         raise UserError(
             origin,
             f"the plugin {plugin} may not be used",
@@ -289,11 +290,14 @@ class Plugins:
         unusable = []
         for entries in self.discovery.group("vmmcore.boot").values():
             plugin = self._load_found("boot method", entries)
-            name = self.discovery.plugin_name(entries[0])
             if plugin is not None:
                 names.append(plugin.name)
-            elif not self.usable(name):
-                unusable.append(name)
+            unusable += [
+                name
+                for entry in entries
+                if not self.usable(name := self.discovery.plugin_name(entry))
+                and not self.discovery.disabled(name)
+            ]
         if not names and not self.hooks.vmm_boot_probe.get_hookimpls():
             unusable = sorted(set(unusable))
             raise PluginError(

@@ -172,8 +172,9 @@ FILES["tests/test_plugin.py"] = '''\
 from __future__ import annotations
 
 import pytest
-from @MODULE@.plugin import @CLASS@Options, vmm_device_types
 from vmmcore.errors import UserError
+
+from @MODULE@.plugin import @CLASS@Options, vmm_device_types
 
 
 @pytest.mark.parametrize(("text", "value"), [("", 0), ("5", 5), ("value=0x10", 16)])
@@ -201,6 +202,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from @MODULE@.device import MAGIC, @CLASS@
 
 

@@ -9,6 +9,7 @@ import sys
 from ... import plan as planfile
 from ...errors import UserError, VmmError
 from ..config import Cpus, DeviceConfig, Memory, VmConfig, from_values, read_file
+from ..devices import PLUGIN
 from ..discovery import Discovery
 
 TYPE_CHECKING = False
@@ -110,7 +111,7 @@ def config_from(given: dict[str, Any], wanted: list[tuple[str, str]]) -> VmConfi
     values["plugins"] = [*values.get("plugins", []), *plugins]
     flags_given = {key for key, _ in wanted}
     devices = [device for device in values.get("devices", []) if device.type not in flags_given]
-    devices += [DeviceConfig(key, text) for key, text in wanted if key != "plugin"]
+    devices += [DeviceConfig(PLUGIN if key == "plugin" else key, text) for key, text in wanted]
     if not {device.type for device in devices}.intersection(CONSOLES) and _serial_usable(values):
         devices.insert(0, DeviceConfig("serial", "tty"))
     values["devices"] = devices
