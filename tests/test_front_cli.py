@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `vmm` command as people meet it, with pretend plugins: mistakes are one line with the right exit status."""
+"""The `vmm` command as people meet it: mistakes are one line with the right exit status."""
 
 from __future__ import annotations
 
@@ -115,9 +115,13 @@ def test_plugin_that_fails_to_import(tmp_path: Path, kernel: str, text: str) -> 
 
 @pytest.mark.parametrize(
     ("api", "words"),
-    [("API = (2, 0)", "update vmmcore"), ("API = (1, 99)", "update vmmcore"), ("API = (0, 9)", "update the plugin"),
-     ("API = 'new'", "no API")],
-)  # fmt: skip
+    [
+        ("API = (2, 0)", "update vmmcore"),
+        ("API = (1, 99)", "update vmmcore"),
+        ("API = (0, 9)", "update the plugin"),
+        ("API = 'new'", "no API"),
+    ],
+)
 def test_plugin_of_another_api(tmp_path: Path, kernel: str, api: str, words: str) -> None:
     site = Site(tmp_path / "site")
     site.machine()
@@ -168,8 +172,20 @@ def test_plan_shows_devices_in_the_order_asked_for(site: Site, kernel: str, tmp_
     (tmp_path / "bar.py").write_text(
         "from vmmcore import PciDevice\nclass Bar(PciDevice):\n    device_id = 1\n"
     )
-    done = site.vmm("plan", "--json", "--kernel", kernel, "--foo", "b", "--plugin", f"{tmp_path}/bar.py,key=5",
-                    "--foo", "mode=a,slot=1,id=x", "--foo", "off")  # fmt: skip
+    done = site.vmm(
+        "plan",
+        "--json",
+        "--kernel",
+        kernel,
+        "--foo",
+        "b",
+        "--plugin",
+        f"{tmp_path}/bar.py,key=5",
+        "--foo",
+        "mode=a,slot=1,id=x",
+        "--foo",
+        "off",
+    )
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert [(d["id"], d["slot"]) for d in plan["devices"]] == [("foo0", 2), ("bar0", 3), ("x", 1)]
@@ -303,8 +319,15 @@ def test_bad_plans(site: Site, kernel: str, tmp_path: Path) -> None:
     good = site.vmm("plan", "--json", "--kernel", kernel).stdout
     plan = json.loads(good)
     path = tmp_path / "plan.json"
-    cases = ["{", "[]", "{}", json.dumps({**plan, "version": 99}), json.dumps({**plan, "devices": 5}),
-             json.dumps({**plan, "files": [{"path": "/nowhere", "mode": "r"}]}), json.dumps({**plan, "files": [{"x": 1}]})]  # fmt: skip
+    cases = [
+        "{",
+        "[]",
+        "{}",
+        json.dumps({**plan, "version": 99}),
+        json.dumps({**plan, "devices": 5}),
+        json.dumps({**plan, "files": [{"path": "/nowhere", "mode": "r"}]}),
+        json.dumps({**plan, "files": [{"x": 1}]}),
+    ]
     for text in cases:
         path.write_text(text)
         done = site.vmm("run", "--plan", str(path))

@@ -101,11 +101,24 @@ def test_cpus() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["0", "-1", "boot=4,max=2", "99999999999", "boot=2,topology=1:1:1:1", "topology=1:2", "affinity=[1@[0]]",
-     "affinity=[0@[100000]]", "affinity=[0@[]]", "affinity=[0@[0],0@[0]]", "affinity=0", "max=0", "max_phys_bits=10"],
-)  # fmt: skip
+    [
+        "0",
+        "-1",
+        "boot=4,max=2",
+        "99999999999",
+        "boot=2,topology=1:1:1:1",
+        "topology=1:2",
+        "affinity=[1@[0]]",
+        "affinity=[0@[100000]]",
+        "affinity=[0@[]]",
+        "affinity=[0@[0],0@[0]]",
+        "affinity=0",
+        "max=0",
+        "max_phys_bits=10",
+    ],
+)
 def test_bad_cpus(text: str) -> None:
-    with pytest.raises(UserError, match="^--cpus"):
+    with pytest.raises(UserError, match=r"^--cpus"):
         Cpus.parse(text, "--cpus")
 
 
@@ -128,7 +141,7 @@ def test_memory() -> None:
     ],
 )
 def test_bad_memory(text: str) -> None:
-    with pytest.raises(UserError, match="^--memory"):
+    with pytest.raises(UserError, match=r"^--memory"):
         Memory.parse(text, "--memory")
 
 
@@ -143,8 +156,14 @@ def test_config_files_say_what_flags_say(tmp_path: FilePath) -> None:
         'kernel = "k"\ncpus = "2"\nplugins = ["foo"]\n[memory]\nsize = "1G"\nshared = true\n'
         '[[disk]]\npath = "a"\n[[disk]]\npath = "b"\n[net]\ntap = "t"\n',
     )
-    data = {"kernel": "k", "cpus": {"boot": 2}, "plugins": ["foo"], "memory": {"size": 1 << 30, "shared": True},
-            "disk": [{"path": "a"}, "path=b"], "net": {"tap": "t"}}  # fmt: skip
+    data = {
+        "kernel": "k",
+        "cpus": {"boot": 2},
+        "plugins": ["foo"],
+        "memory": {"size": 1 << 30, "shared": True},
+        "disk": [{"path": "a"}, "path=b"],
+        "net": {"tap": "t"},
+    }
     for path in (toml, write(tmp_path / "vm.json", json.dumps(data))):
         config = VmConfig.from_file(path)
         assert config.kernel == str(FilePath("k").absolute())
@@ -166,7 +185,7 @@ def test_config_files_say_what_flags_say(tmp_path: FilePath) -> None:
     ],
 )
 def test_bad_config_files(tmp_path: FilePath, text: str, words: str) -> None:
-    with pytest.raises(UserError, match="vm.toml") as caught:
+    with pytest.raises(UserError, match=r"vm\.toml") as caught:
         VmConfig.from_file(write(tmp_path / "vm.toml", text))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)

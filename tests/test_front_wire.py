@@ -66,9 +66,31 @@ def test_damaged_messages_are_refused_or_valid_json() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b" ", b"{", b"[1,]", b'{"a":1,}', b"[" * 100000, b"NaN", b"01", b"1 2", b"\xff", b'"\n"', b'"\\x"', b'"\\ud8"',
-     b'{"$bytes":"!"}', b'{"$bytes":1}', b"1" * 10000, b"1.", b"1e", b"-", b'{1:2}', b'"abc', b"tru"],
-)  # fmt: skip
+    [
+        b"",
+        b" ",
+        b"{",
+        b"[1,]",
+        b'{"a":1,}',
+        b"[" * 100000,
+        b"NaN",
+        b"01",
+        b"1 2",
+        b"\xff",
+        b'"\n"',
+        b'"\\x"',
+        b'"\\ud8"',
+        b'{"$bytes":"!"}',
+        b'{"$bytes":1}',
+        b"1" * 10000,
+        b"1.",
+        b"1e",
+        b"-",
+        b"{1:2}",
+        b'"abc',
+        b"tru",
+    ],
+)
 def test_malformed(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         wire.decode(data)
