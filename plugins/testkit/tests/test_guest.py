@@ -126,3 +126,12 @@ def test_default_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rest == shlex.split(
         "run --kernel K --initramfs I --cmdline --serial tty --memory size=1G --cpus boot=2 --disk path=x"
     )
+
+
+@pytest.mark.busybox
+@pytest.mark.linux_guest
+def test_a_guest_of_vmm(debian_guest: Factory) -> None:
+    guest = debian_guest(cpus="boot=2", programs=["lspci"])
+    assert guest.check("nproc") == "2\n"
+    assert "00:00.0" in guest.check("lspci -n")
+    assert guest.poweroff() == 0

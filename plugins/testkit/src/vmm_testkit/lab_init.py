@@ -93,10 +93,11 @@ def stage2(
             f"$b mount -t 9p -o cache=mmap,{_TUNING} out {quote(shared)} || stop lab-error:out",
         ]
     if tty:
+        # In one session: the terminal forgets its size when the last file on it is closed.
+        resize = f"$0 stty rows {size[0]} cols {size[1]}"
+        session = f"$b setsid -c $b sh -c '{resize}; exec $0 sh /run/lab/lab-job' $b"
         lines += [
-            # In one session: the terminal forgets its size when the last file on it is closed.
-            f"$b setsid -c $b sh -c '$0 stty rows {size[0]} cols {size[1]}; exec $0 sh /run/lab/lab-job' $b"
-            f" < {tty} > {tty} 2>&1",
+            f"{session} < {tty} > {tty} 2>&1",
             "status=$?",
             *[f"$b printf %s $nonce > ${name}_port" for name in PORTS[:2]],
         ]
