@@ -43,8 +43,8 @@ struct vmm_chardev {
 
   int in_fd, kick_fd; /* input half: the loop's thread only, but for kick_fd */
   uint8_t in[1024];
-  size_t in_at, in_n;
-  bool in_registered, in_stopped, in_always, in_eof, ctrl_a;
+  size_t in_n;
+  bool in_registered, in_always, in_eof, ctrl_a;
   bool raw;
   struct termios saved;
 };
@@ -168,56 +168,67 @@ static void open_out(vmm_chardev *d) {
 
 /* --- input --- */
 
-/* Take out the escape sequences; true if the VM is to end. A Ctrl-A at the end waits for the next byte. */
-static bool unescape(vmm_chardev *d) {
+/* Copy n bytes to `out` (room for n + 1) without the escape sequences; *quit if the VM is to end. */
+static size_t unescape(vmm_chardev *d, const uint8_t *p, size_t n, uint8_t *out, bool *quit) {
   size_t k = 0;
-  bool quit = false;
-  for (size_t i = 0; i < d->in_n; i++) {
-    if (d->in[i] != CTRL_A) {
-      d->in[k++] = d->in[i];
-    } else if (i + 1 == d->in_n) {
+  for (size_t i = 0; i < n; i++) {
+    if (!d->ctrl_a && p[i] == CTRL_A) {
       d->ctrl_a = true;
-    } else if (d->in[i + 1] == 'x') {
-      quit = true;
-      i++;
+    } else if (!d->ctrl_a) {
+      out[k++] = p[i];
+    } else if (d->ctrl_a = false, p[i] == 'x') {
+      *quit = true;
     } else { /* Ctrl-A twice sends one; before another key it is just that */
-      d->in[k++] = CTRL_A;
-      if (d->in[i + 1] == CTRL_A) i++;
+      out[k++] = CTRL_A;
+      if (p[i] != CTRL_A) out[k++] = p[i];
     }
   }
-  d->in_n = k;
-  return quit;
+  return k;
+}
+
+static void unwatch(vmm_chardev *d) {
+  if (d->in_registered) vmm_loop_del(d->loop, d->in_fd);
+  d->in_registered = false;
+}
+
+/* Give the device what it takes of the buffered input; true if it took all. */
+static bool deliver(vmm_chardev *d) {
+  size_t took = d->in_n ? d->rx(d->opaque, d->in, d->in_n) : 0;
+  d->in_n -= took;
+  memmove(d->in, d->in + took, d->in_n);
+  return !d->in_n;
 }
 
 static void pump(vmm_chardev *d) {
   for (int rounds = 0; rounds < 64; rounds++) {
-    if (d->in_at < d->in_n) {
-      d->in_at += d->rx(d->opaque, d->in + d->in_at, d->in_n - d->in_at);
-      if (d->in_at < d->in_n) { /* the device is full: look again when it says so */
-        if (d->in_registered && !d->in_stopped) vmm_loop_mod(d->loop, d->in_fd, 0);
-        d->in_stopped = true;
-        return;
-      }
-    }
-    if (d->in_stopped) {
-      d->in_stopped = false;
-      if (d->in_registered) vmm_loop_mod(d->loop, d->in_fd, EPOLLIN);
+    /* While the device is full its input waits, unwatched (a hang-up would be reported for ever). A terminal
+     * is read on all the same: the escape key must work when the guest no longer listens. */
+    if (!deliver(d) && !(d->flags & VMM_CHARDEV_ESCAPE)) {
+      unwatch(d);
+      return;
     }
     if (d->in_eof) return;
     struct pollfd f = {.fd = d->in_fd, .events = POLLIN};
     if (!d->in_always && (poll(&f, 1, 0) != 1 || !(f.revents & (POLLIN | POLLHUP | POLLERR)))) return;
-    ssize_t n = read(d->in_fd, d->in + d->ctrl_a, sizeof d->in - d->ctrl_a);
+    uint8_t raw[256], clean[sizeof raw + 1];
+    ssize_t n = read(d->in_fd, raw, sizeof raw);
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) return;
     if (n <= 0) { /* end of input (or a pty that nobody has open): the VM goes on without */
       d->in_eof = true;
-      if (d->in_registered) vmm_loop_del(d->loop, d->in_fd);
-      d->in_registered = false;
+      unwatch(d);
       return;
     }
-    d->in_at = 0;
-    d->in_n = (size_t)n + d->ctrl_a;
-    if (d->ctrl_a) d->in[0] = CTRL_A, d->ctrl_a = false;
-    if ((d->flags & VMM_CHARDEV_ESCAPE) && unescape(d)) vmm_post_event(d->vm, VMM_EVENT_QUIT, 0);
+    const uint8_t *p = raw;
+    size_t len = (size_t)n;
+    if (d->flags & VMM_CHARDEV_ESCAPE) {
+      bool quit = false;
+      p = clean;
+      len = unescape(d, raw, len, clean, &quit);
+      if (quit) vmm_post_event(d->vm, VMM_EVENT_QUIT, 0);
+    }
+    if (len > sizeof d->in - d->in_n) len = sizeof d->in - d->in_n; /* only where a terminal is read on */
+    memcpy(d->in + d->in_n, p, len);
+    d->in_n += len;
   }
   (void)!eventfd_write(d->kick_fd, 1); /* let others have the loop, then go on */
 }
@@ -235,7 +246,7 @@ static void on_kick(void *opaque, int fd, uint32_t events) {
   eventfd_t v;
   (void)!eventfd_read(fd, &v);
   if (atomic_exchange(&d->room_note, false) && d->rx) d->rx(d->opaque, NULL, 0);
-  if (d->in_fd < 0 || !atomic_load(&d->in_started)) return;
+  if (d->in_fd < 0 || !d->rx || !atomic_load(&d->in_started)) return;
   if (!d->in_registered && !d->in_always && !d->in_eof) {
     int err = vmm_loop_add(d->loop, d->in_fd, EPOLLIN, on_in, d);
     d->in_registered = !err;
@@ -245,7 +256,7 @@ static void on_kick(void *opaque, int fd, uint32_t events) {
 }
 
 void vmm_chardev_kick(vmm_chardev *d) {
-  if (d->in_fd < 0) return;
+  if (d->in_fd < 0 || !d->rx) return;
   atomic_store(&d->in_started, true);
   (void)!eventfd_write(d->kick_fd, 1);
 }
@@ -268,7 +279,7 @@ vmm_chardev *vmm_chardev_open(vmm_vm *vm, int in_fd, int out_fd, uint32_t flags,
   d->flags = flags;
   d->rx = rx;
   d->opaque = opaque;
-  d->in_fd = rx ? in_fd : -1;
+  d->in_fd = in_fd;
   d->out_fd = out_fd;
   pthread_mutex_init(&d->lock, NULL);
   d->loop = vmm_loop_get(vm, 0);

@@ -4,7 +4,7 @@
  * translation of a guest-physical address to a host address.
  *
  * Readers (vCPUs, loops) take the map without a lock; it is replaced whole, and
- * old maps live until the VM ends (there are few: one per hot plug).
+ * old maps live until the VM ends (a few hundred bytes for each hot plug).
  */
 #include "native.h"
 
@@ -70,7 +70,7 @@ static int map_region(vmm_vm *vm, struct vmm_slot *s, uint64_t page_size) {
 static int slot_set(vmm_vm *vm, struct vmm_slot *s, uint64_t size) {
   struct kvm_userspace_memory_region r = {
       .slot = s->id,
-      .flags = s->dirty ? KVM_MEM_LOG_DIRTY_PAGES : 0,
+      .flags = atomic_load(&s->logging) ? KVM_MEM_LOG_DIRTY_PAGES : 0,
       .guest_phys_addr = s->gpa,
       .memory_size = size,
       .userspace_addr = (uintptr_t)s->hva,
@@ -86,17 +86,9 @@ static void slot_free(struct vmm_slot *s) {
 }
 
 /* With vm->lock held. */
-static int publish(vmm_vm *vm, struct vmm_map *fresh) {
-  struct vmm_map *old = atomic_load(&vm->map);
-  if (old && vm->n_old_maps == sizeof vm->old_maps / sizeof *vm->old_maps) {
-    vmm_bus_sync(vm); /* vCPUs are past the oldest; loops take the map anew for each request */
-    free(vm->old_maps[0]);
-    memmove(vm->old_maps, vm->old_maps + 1, sizeof vm->old_maps - sizeof *vm->old_maps);
-    vm->n_old_maps--;
-  }
-  if (old) vm->old_maps[vm->n_old_maps++] = old;
+static void publish(vmm_vm *vm, struct vmm_map *fresh) {
+  fresh->older = atomic_load(&vm->map);
   atomic_store(&vm->map, fresh);
-  return 0;
 }
 
 int vmm_mem_add(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, uint64_t page_size) {
@@ -178,7 +170,7 @@ void *vmm_mem(vmm_vm *vm, uint64_t gpa, uint64_t len) {
 
 void vmm_mem_dirty(vmm_vm *vm, uint64_t gpa, uint64_t len) {
   struct vmm_slot *s = len ? find(vm, gpa, len) : NULL;
-  if (!s || !s->dirty) return;
+  if (!s || !atomic_load_explicit(&s->logging, memory_order_acquire)) return;
   uint64_t last = (gpa - s->gpa + len - 1) / PAGE;
   for (uint64_t p = (gpa - s->gpa) / PAGE; p <= last; p++)
     atomic_fetch_or_explicit(&s->dirty[p / 64], 1ull << (p % 64), memory_order_relaxed);
@@ -221,19 +213,13 @@ int vmm_mem_log(vmm_vm *vm, int on) {
   int err = 0;
   for (uint32_t i = 0; m && i < m->n && !err; i++) {
     struct vmm_slot *s = m->slot[i];
+    if (on && !s->dirty) s->dirty = calloc((s->size / PAGE + 63) / 64, sizeof *s->dirty);
     if (on && !s->dirty) {
-      s->dirty = calloc((s->size / PAGE + 63) / 64, sizeof *s->dirty);
-      if (!s->dirty) {
-        err = -ENOMEM;
-        break;
-      }
+      err = -ENOMEM;
+    } else if (atomic_load(&s->logging) != (bool)on) {
+      for (uint64_t w = 0; on && w < (s->size / PAGE + 63) / 64; w++) atomic_store(&s->dirty[w], 0);
+      atomic_store(&s->logging, on);
       err = slot_set(vm, s, s->size);
-    } else if (!on && s->dirty) {
-      void *bitmap = s->dirty;
-      s->dirty = NULL;
-      err = slot_set(vm, s, s->size);
-      vmm_bus_sync(vm);
-      free(bitmap);
     }
   }
   pthread_mutex_unlock(&vm->lock);
@@ -243,7 +229,7 @@ int vmm_mem_log(vmm_vm *vm, int on) {
 /* Fetch and clear the log of the region at `gpa`: one bit per 4 KiB page. Returns the number of pages. */
 int64_t vmm_mem_fetch_log(vmm_vm *vm, uint64_t gpa, uint64_t *bitmap, uint64_t words) {
   struct vmm_slot *s = find(vm, gpa, 1);
-  if (!s || s->gpa != gpa || !s->dirty) return -ENOENT;
+  if (!s || s->gpa != gpa || !atomic_load(&s->logging)) return -ENOENT;
   uint64_t need = (s->size / PAGE + 63) / 64;
   if (words < need) return -ENOSPC;
   struct kvm_dirty_log log = {.slot = s->id, .dirty_bitmap = bitmap};
@@ -255,6 +241,8 @@ int64_t vmm_mem_fetch_log(vmm_vm *vm, uint64_t gpa, uint64_t *bitmap, uint64_t w
 void vmm_mem_free(vmm_vm *vm) {
   struct vmm_map *m = atomic_exchange(&vm->map, NULL);
   for (uint32_t i = 0; m && i < m->n; i++) slot_free(m->slot[i]);
-  free(m);
-  while (vm->n_old_maps) free(vm->old_maps[--vm->n_old_maps]);
+  for (struct vmm_map *older; m; m = older) {
+    older = m->older;
+    free(m);
+  }
 }

@@ -49,16 +49,15 @@ static bool route(vmm_pci_dev *dev, unsigned v) {
 static void arm(vmm_pci_dev *dev, unsigned v) {
   struct vmm_msix_vector *vec = &dev->msix->vec[v];
   if (vec->assigned || vec->gsi < 0) return;
-  /* A count left from masked times is the pending interrupt: take it out and give it back once armed,
-   * so that it fires exactly once and does not read as pending later. */
-  eventfd_t pending = 0;
-  if (eventfd_read(vec->fd, &pending)) pending = 0;
   if (vmm_irq_assign(dev->vm, (uint32_t)vec->gsi, vec->fd, 1)) {
     vmm_log(dev->vm, 4, "PCI %02x: cannot assign the irqfd of MSI-X vector %u", dev->slot, v);
     return;
   }
   vec->assigned = true;
-  if (pending) (void)!eventfd_write(vec->fd, 1);
+  /* KVM delivers a count left from masked times when the irqfd is assigned, but leaves it in the eventfd:
+   * take it out, or it would read as pending, and be delivered again, after the next mask. */
+  eventfd_t delivered;
+  (void)!eventfd_read(vec->fd, &delivered);
 }
 
 /* With m->lock held: bring vectors [from, to) in line with table and control word. */
@@ -170,7 +169,7 @@ int vmm_pci_msix_fd(vmm_pci_dev *dev, unsigned v) {
 int vmm_pci_msix_signal(vmm_pci_dev *dev, unsigned v) {
   struct vmm_msix *m = dev->msix;
   if (!m || v >= m->n) return -EINVAL;
-  if (!__atomic_load_n(&m->enabled, __ATOMIC_RELAXED)) return -ENODEV;
+  if (!atomic_load(&m->enabled)) return -ENODEV;
   return eventfd_write(m->vec[v].fd, 1) && errno != EAGAIN ? -errno : 0;
 }
 
@@ -178,7 +177,8 @@ void vmm_msix_reset(vmm_pci_dev *dev) {
   struct vmm_msix *m = dev->msix;
   if (!m) return;
   pthread_mutex_lock(&m->lock);
-  m->enabled = m->masked = false;
+  m->enabled = false;
+  m->masked = false;
   for (unsigned v = 0; v < m->n; v++) {
     disarm(dev, v);
     memset(&m->table[16 * v], 0, 16);
@@ -187,6 +187,32 @@ void vmm_msix_reset(vmm_pci_dev *dev) {
     (void)!eventfd_read(m->vec[v].fd, &count);
   }
   pthread_mutex_unlock(&m->lock);
+}
+
+size_t vmm_msix_state_size(const vmm_pci_dev *dev) {
+  return dev->msix ? 16u * dev->msix->n + (dev->msix->n + 63) / 64 * 8 : 0;
+}
+
+/* Table, then pending bits. */
+void vmm_msix_save(vmm_pci_dev *dev, uint8_t *out) {
+  struct vmm_msix *m = dev->msix;
+  if (!m) return;
+  pthread_mutex_lock(&m->lock);
+  memcpy(out, m->table, 16u * m->n);
+  for (unsigned v = 0; v < m->n; v += 64) vmm_store(out + 16u * m->n + v / 8, 8, pending_bits(m, v));
+  pthread_mutex_unlock(&m->lock);
+}
+
+/* The control word is restored already. */
+void vmm_msix_restore(vmm_pci_dev *dev, const uint8_t *in) {
+  struct vmm_msix *m = dev->msix;
+  if (!m) return;
+  pthread_mutex_lock(&m->lock);
+  memcpy(m->table, in, 16u * m->n);
+  for (unsigned v = 0; v < m->n; v++)
+    if (in[16u * m->n + v / 8] >> (v % 8) & 1) (void)!eventfd_write(m->vec[v].fd, 1);
+  pthread_mutex_unlock(&m->lock);
+  vmm_msix_control(dev);
 }
 
 void vmm_msix_free(vmm_pci_dev *dev) {

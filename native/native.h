@@ -39,10 +39,12 @@ struct vmm_slot {
   void *map_base;
   int memfd; /* -1: private */
   uint32_t id, flags;
-  _Atomic(uint64_t) *dirty; /* pages that the VMM wrote; NULL while not logging */
+  _Atomic bool logging;
+  _Atomic(uint64_t) *dirty; /* pages that the VMM wrote; made at the first vmm_mem_log(), freed with the slot */
 };
 
 struct vmm_map {
+  struct vmm_map *older;
   uint32_t n;
   struct vmm_slot *slot[]; /* ascending by gpa */
 };
@@ -127,8 +129,6 @@ struct vmm_vm {
   unsigned n_vcpus;
   int run_size;
   _Atomic(struct vmm_map *) map;
-  struct vmm_map *old_maps[64];
-  unsigned n_old_maps;
   uint64_t slots_used[8]; /* bitmap of KVM memory slot ids */
   struct vmm_bus bus[2];
   struct vmm_irqs irq;

@@ -72,11 +72,10 @@ static void ioeventfds(vmm_pci_dev *dev, struct vmm_bar *b, int assign) {
       vmm_log(dev->vm, 4, "PCI %02x: cannot assign an ioeventfd", dev->slot);
 }
 
-/* True if the BAR is where it should be. With the segment's lock held. */
-static bool place(vmm_pci_dev *dev, unsigned i) {
+static void place(vmm_pci_dev *dev, unsigned i) {
   struct vmm_bar *b = &dev->bar[i];
   uint64_t to = b->size ? wanted(dev, i) : VMM_NO_ADDR;
-  if (!b->size || to == b->at) return true;
+  if (!b->size || to == b->at) return;
   ioeventfds(dev, b, 0);
   struct bar_handle *h = &((struct vmm_pci_full *)dev)->handle[i];
   int err = vmm_bus_move(dev->vm, space_of(b), b->at, to, b->size, bar_io, h);
@@ -86,15 +85,21 @@ static bool place(vmm_pci_dev *dev, unsigned i) {
   }
   b->at = to;
   ioeventfds(dev, b, 1);
-  return !err;
 }
 
-static void place_all(struct vmm_pci_segment *seg, vmm_pci_dev *first) {
-  for (unsigned i = 0; i < 6; i++) place(first, i);
-  /* What this device has left free may be what another one waits for. */
-  for (unsigned s = 0; s < 32; s++)
-    for (unsigned i = 0; i < 6; i++)
-      if (seg->dev[s] && seg->dev[s] != first) place(seg->dev[s], i);
+/* With the segment's lock held. What one BAR leaves may be what another waits for, so go on until nothing
+ * moves: each round but the last puts at least one BAR into its final place. */
+static void place_all(struct vmm_pci_segment *seg) {
+  bool moved;
+  do {
+    moved = false;
+    for (unsigned s = 0; s < 32; s++)
+      for (unsigned i = 0; seg->dev[s] && i < 6; i++) {
+        uint64_t before = seg->dev[s]->bar[i].at;
+        place(seg->dev[s], i);
+        moved |= seg->dev[s]->bar[i].at != before;
+      }
+  } while (moved);
 }
 
 /* --- config space --- */
@@ -124,7 +129,7 @@ static void cfg_write(struct vmm_pci_segment *seg, unsigned slot, uint32_t at, c
       *c = (uint8_t)((*c & ~wm) | (data[i] & wm));
       *c &= (uint8_t) ~(data[i] & dev->w1c[at + i]);
     }
-    if (overlaps(at, size, COMMAND, 2) || overlaps(at, size, BAR0, 24)) place_all(seg, dev);
+    if (overlaps(at, size, COMMAND, 2) || overlaps(at, size, BAR0, 24)) place_all(seg);
     if (dev->msix && overlaps(at, size, dev->msix->cap + 2, 2)) vmm_msix_control(dev);
     fn = dev->on_config;
     opaque = dev->on_config_opaque;
@@ -149,7 +154,7 @@ static void cf8_io(void *opaque, uint64_t offset, void *data, uint32_t size, int
     if (offset || size != 4) return;
     pthread_mutex_lock(&seg->lock);
     if (is_write)
-      seg->address = (uint32_t)vmm_load(data, 4) & 0x80fffffcu;
+      __atomic_store_n(&seg->address, (uint32_t)vmm_load(data, 4) & 0x80fffffcu, __ATOMIC_RELAXED);
     else
       vmm_store(data, 4, seg->address);
     pthread_mutex_unlock(&seg->lock);
@@ -226,7 +231,7 @@ int vmm_pci_set(vmm_pci_dev *dev, uint32_t offset, uint32_t size, uint32_t value
   put(&dev->cfg[offset], size, value);
   put(&dev->wmask[offset], size, wmask);
   put(&dev->w1c[offset], size, w1c);
-  if (seg && (overlaps(offset, size, COMMAND, 2) || overlaps(offset, size, BAR0, 24))) place_all(seg, dev);
+  if (seg && (overlaps(offset, size, COMMAND, 2) || overlaps(offset, size, BAR0, 24))) place_all(seg);
   if (seg) pthread_mutex_unlock(&seg->lock);
   return 0;
 }
@@ -329,7 +334,7 @@ int vmm_pci_attach(vmm_pci_dev *dev, unsigned segment, unsigned slot) {
     dev->seg = seg;
     dev->slot = slot;
     seg->dev[slot] = dev;
-    place_all(seg, dev);
+    place_all(seg);
   }
   pthread_mutex_unlock(&seg->lock);
   return err;
@@ -343,6 +348,9 @@ void vmm_pci_detach(vmm_pci_dev *dev) {
   dev->seg = NULL;
   seg->dev[dev->slot] = NULL;
   for (unsigned i = 0; i < 6; i++) place(dev, i);
+  memcpy(dev->cfg, dev->initial, sizeof dev->cfg);
+  vmm_msix_reset(dev);
+  place_all(seg);
   pthread_mutex_unlock(&seg->lock);
   vmm_bus_sync(dev->vm);
 }
@@ -365,35 +373,33 @@ void vmm_pci_reset(vmm_pci_dev *dev) {
   if (!seg) return;
   pthread_mutex_lock(&seg->lock);
   memcpy(dev->cfg, dev->initial, sizeof dev->cfg);
-  place_all(seg, dev);
+  place_all(seg);
   vmm_msix_reset(dev);
   pthread_mutex_unlock(&seg->lock);
 }
 
-/* Config space and MSI-X table as bytes; returns the length, or -ENOSPC. */
+/* Config space, MSI-X table and pending bits as bytes; returns the length, or -ENOSPC. The vCPUs are paused. */
 int vmm_pci_save(vmm_pci_dev *dev, uint8_t *out, size_t cap) {
-  size_t table = dev->msix ? 16u * dev->msix->n : 0, len = sizeof dev->cfg + table;
+  size_t len = sizeof dev->cfg + vmm_msix_state_size(dev);
   if (cap < len) return -ENOSPC;
   if (dev->seg) pthread_mutex_lock(&dev->seg->lock);
   memcpy(out, dev->cfg, sizeof dev->cfg);
-  if (table) memcpy(out + sizeof dev->cfg, dev->msix->table, table);
+  vmm_msix_save(dev, out + sizeof dev->cfg);
   if (dev->seg) pthread_mutex_unlock(&dev->seg->lock);
   return (int)len;
 }
 
 /* Read-only fields keep what this device has: a saved state cannot change what the device is. */
 int vmm_pci_restore(vmm_pci_dev *dev, const uint8_t *in, size_t len) {
-  size_t table = dev->msix ? 16u * dev->msix->n : 0;
   struct vmm_pci_segment *seg = dev->seg;
-  if (len != sizeof dev->cfg + table || !seg) return -EINVAL;
+  if (!seg || len != sizeof dev->cfg + vmm_msix_state_size(dev)) return -EINVAL;
   pthread_mutex_lock(&seg->lock);
   for (size_t i = 0; i < sizeof dev->cfg; i++) {
     uint8_t m = dev->wmask[i] | dev->w1c[i];
     dev->cfg[i] = (uint8_t)((dev->cfg[i] & ~m) | (in[i] & m));
   }
-  place_all(seg, dev);
-  if (table) memcpy(dev->msix->table, in + sizeof dev->cfg, table);
-  if (dev->msix) vmm_msix_control(dev);
+  place_all(seg);
+  vmm_msix_restore(dev, in + sizeof dev->cfg);
   pthread_mutex_unlock(&seg->lock);
   return 0;
 }

@@ -32,7 +32,8 @@ struct vmm_msix {
   uint64_t table_at, pba_at;
   uint8_t *table;
   struct vmm_msix_vector *vec;
-  bool enabled, masked;
+  _Atomic bool enabled;
+  bool masked;
   pthread_mutex_t lock;
 };
 
@@ -64,5 +65,8 @@ bool vmm_msix_io(vmm_pci_dev *dev, unsigned bar, uint64_t offset, void *data, ui
 void vmm_msix_control(vmm_pci_dev *dev);
 void vmm_msix_free(vmm_pci_dev *dev);
 void vmm_msix_reset(vmm_pci_dev *dev);
+size_t vmm_msix_state_size(const vmm_pci_dev *dev);
+void vmm_msix_save(vmm_pci_dev *dev, uint8_t *out);
+void vmm_msix_restore(vmm_pci_dev *dev, const uint8_t *in);
 
 #endif

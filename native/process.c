@@ -96,7 +96,9 @@ int vmm_ctl_send(int fd, const void *buf, size_t len, const int *fds, int n_fds,
     if (errno == EINTR) continue;
     if (errno != EAGAIN || !timeout_ms) return -errno;
     struct pollfd p = {.fd = fd, .events = POLLOUT};
-    if (poll(&p, 1, timeout_ms) <= 0) return -EAGAIN;
+    int ready = poll(&p, 1, timeout_ms);
+    if (ready < 0 && errno == EINTR) continue;
+    if (ready <= 0) return -EAGAIN;
     timeout_ms = 0;
   }
 }

@@ -87,13 +87,13 @@ static bool park(struct vmm_vcpu *v) {
   vmm_vm *vm = v->vm;
   /* An exit's emulation (a port read, say) is finished only by entering KVM_RUN
    * again: do so without running the guest, so that saved state is whole. */
-  v->run->immediate_exit = 1;
+  __atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
   if (atomic_load(&vm->t_first_run))
     for (int i = 0; i < 64 && !run_once(v); i++) on_exit_reason(v); /* an access may have several parts */
   pthread_mutex_lock(&vm->lock);
   for (;;) {
     atomic_store(&v->request, 0);
-    v->run->immediate_exit = 0;
+    __atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
     int want = atomic_load(&vm->want);
     if (want == VMM_RUN_STOPPED || (want == VMM_RUN_RUNNING && !atomic_load(&vm->halted))) break;
     v->parked = true;
