@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``make bench``: python bench/run.py [--quick] [startup] [boot] [icount] [initcalls]
+
+startup    ratios to a bare interpreter, and the runner's memory, on this machine
+boot       exec to the guest's init, and memory, in the lab by the wall clock; beside QEMU's microvm and q35
+icount     the same with the clock that counts instructions: repeatable to 1 %
+initcalls  where the guest's boot time goes, beside microvm (not part of the default)
+
+Results are also written to bench/results/NAME.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+DEFAULT = ("startup", "boot", "icount")
+
+
+def startup(quick: bool) -> tuple[str, dict[str, Any]]:
+    import startup as module
+
+    return module.run(quick)
+
+
+def boot(quick: bool) -> tuple[str, dict[str, Any]]:
+    import boot as module
+
+    return module.wall_clock(quick)
+
+
+def icount(quick: bool) -> tuple[str, dict[str, Any]]:
+    import boot as module
+
+    return module.counted(quick)
+
+
+def initcalls(quick: bool) -> tuple[str, dict[str, Any]]:
+    import initcalls as module
+
+    return module.run(quick)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one run of each: does it work at all?")
+    parser.add_argument("--no-save", action="store_true", help="write no bench/results/NAME.json")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="startup, boot, icount, initcalls")
+    given = parser.parse_args()
+    kinds = {"startup": startup, "boot": boot, "icount": icount, "initcalls": initcalls}
+    for name in given.names:
+        if name not in kinds:
+            parser.error(f"no benchmark is called {name}; there are {', '.join(kinds)}")
+    failed = 0
+    for name in given.names or DEFAULT:
+        began = time.monotonic()
+        try:
+            text, data = kinds[name](given.quick)
+        except Exception as error:
+            print(f"{name}: {type(error).__name__}: {error}\n", file=sys.stderr, flush=True)
+            failed = 1
+            continue
+        print(f"{text}\n  ({time.monotonic() - began:.0f} s)\n", flush=True)
+        if not given.no_save and not given.quick:
+            save(name, data)
+    return failed
+
+
+def save(name: str, data: dict[str, Any]) -> None:
+    (HERE / "results").mkdir(exist_ok=True)
+    host = {"machine": platform.machine(), "kernel": platform.release(), "python": platform.python_version()}
+    text = json.dumps({"name": name, "host": host, "results": rounded(data)}, indent=1, sort_keys=True)
+    (HERE / "results" / f"{name}.json").write_text(text + "\n")
+
+
+def rounded(value: Any) -> Any:
+    """Three decimals are plenty."""
+    if isinstance(value, dict):
+        return {key: rounded(entry) for key, entry in value.items()}
+    return round(value, 3) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
