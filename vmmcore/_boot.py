@@ -5,13 +5,19 @@ Run as ``python -I -S _boot.py FD``: no site-packages, no environment, no curren
 directory. `FD` is a memfd that holds the plan, marshalled by the front.
 """
 
+from __future__ import annotations
+
 import sys
 import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 STARTED = time.monotonic_ns()
 
 
-def read_plan(fd):  # type: ignore[no-untyped-def]
+def read_plan(fd: int) -> Any:
     import marshal
     import posix
 
@@ -26,12 +32,12 @@ def read_plan(fd):  # type: ignore[no-untyped-def]
 class PlanFinder:
     """Finds exactly the top-level packages that the plan names, each in its own place."""
 
-    def __init__(self, roots):  # type: ignore[no-untyped-def]
-        from _frozen_importlib_external import PathFinder  # type: ignore[import-not-found]
+    def __init__(self, roots: dict[str, str]) -> None:
+        from _frozen_importlib_external import PathFinder
 
         self.roots, self.find = roots, PathFinder.find_spec
 
-    def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         root = self.roots.get(name.partition(".")[0])
         return None if root is None else self.find(name, [root] if path is None else path, target)
 

@@ -9,9 +9,8 @@ class ExitCode:
 
     OK = 0
     FAILURE = 1
+    #: a wrong option, a plugin that is missing or broken, a host without usable KVM: nothing was started
     USAGE = 2
-    PLUGIN = 3
-    HOST = 4
     PANIC = 5
     GUEST = 6  # the guest itself asked for a non-zero exit
     TRIPLE_FAULT = 7
@@ -37,17 +36,19 @@ class UserError(VmmError):
 class PluginError(VmmError):
     """A plugin that was asked for by name cannot be used."""
 
-    exit_code = ExitCode.PLUGIN
+    exit_code = ExitCode.USAGE
 
 
 class HostError(VmmError):
     """This host lacks something: /dev/kvm, a permission, a KVM capability."""
 
-    exit_code = ExitCode.HOST
+    exit_code = ExitCode.USAGE
 
 
 class KvmError(HostError):
     """A KVM ioctl failed. Names the ioctl, errno and the likely cause."""
+
+    exit_code = ExitCode.KVM_ERROR
 
     def __init__(self, ioctl: str, errno: int, hint: str = "") -> None:
         import os

@@ -27,7 +27,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any, Protocol, TypeVar
+    from typing import Any, Protocol, TypeVar, overload
 
     from .front.options import Options
     from .front.planning import Layout, PlanContext
@@ -40,26 +40,34 @@ API_VERSION = (1, 0)
 PROJECT = "vmm"
 
 
-def hookspec(function: F | None = None, **options: Any) -> Any:
-    """Mark a hook specification. Options: firstresult, historic (see pluggy)."""
+if TYPE_CHECKING:
 
-    def mark(f: F) -> F:
-        setattr(f, PROJECT + "_spec", {"firstresult": False, "historic": False, "warn_on_impl": None,
-                                       "warn_on_impl_args": None, **options})
-        return f
+    class _Marker(Protocol):
+        @overload
+        def __call__(self, function: F, /) -> F: ...
+        @overload
+        def __call__(self, /, **options: bool | str) -> Callable[[F], F]: ...
 
-    return mark if function is None else mark(function)
+    #: Mark a hook specification. Options: firstresult, historic (see pluggy).
+    hookspec: _Marker
+    #: Mark a hook implementation. Options: wrapper, optionalhook, tryfirst, trylast, specname (see pluggy).
+    hookimpl: _Marker
+else:
 
+    def _marker(attribute, defaults):
+        def marker(function=None, **options):
+            def mark(f):
+                setattr(f, attribute, {**defaults, **options})
+                return f
 
-def hookimpl(function: F | None = None, **options: Any) -> Any:
-    """Mark a hook implementation. Options: wrapper, optionalhook, tryfirst, trylast, specname (see pluggy)."""
+            return mark if function is None else mark(function)
 
-    def mark(f: F) -> F:
-        setattr(f, PROJECT + "_impl", {"wrapper": False, "hookwrapper": False, "optionalhook": False,
-                                       "tryfirst": False, "trylast": False, "specname": None, **options})
-        return f
+        return marker
 
-    return mark if function is None else mark(function)
+    hookspec = _marker(PROJECT + "_spec", {"firstresult": False, "historic": False, "warn_on_impl": None,
+                                           "warn_on_impl_args": None})
+    hookimpl = _marker(PROJECT + "_impl", {"wrapper": False, "hookwrapper": False, "optionalhook": False,
+                                           "tryfirst": False, "trylast": False, "specname": None})
 
 
 class DeviceType:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ..errors import ExitCode, PluginError, UserError, VmmError
+from ..errors import PluginError, UserError, VmmError
 from ..hooks import API_VERSION, PROJECT
 from .discovery import Discovery, EntryPoint
 from .options import nearest
@@ -116,9 +116,7 @@ class Plugins:
         known = self.discovery.names()
         close = nearest(name, known)
         mend = f"did you mean {close}?" if close else f"installed: {', '.join(known) or 'none'}"
-        error = PluginError(f"--plugin {name}: no such plugin is installed; {mend}")
-        error.exit_code = ExitCode.USAGE
-        return error
+        return PluginError(f"--plugin {name}: no such plugin is installed; {mend}")
 
     def _only(self, what: str, name: str, entries: list[EntryPoint]) -> EntryPoint:
         if len(entries) > 1:
@@ -147,9 +145,7 @@ class Plugins:
         if path in self._loaded:
             return self._loaded[path]
         if not os.path.isfile(path):
-            error = PluginError(f"--plugin {path}: no such file; name a Python file or an installed plugin")
-            error.exit_code = ExitCode.USAGE
-            raise error
+            raise PluginError(f"--plugin {path}: no such file; name a Python file or an installed plugin")
         import importlib.util
 
         stem = os.path.splitext(os.path.basename(path))[0]

@@ -273,7 +273,7 @@ class Machine:
 
     def error_text(self) -> str:
         """What KVM said when it gave up on a vCPU."""
-        return ffi.string(lib.vmm_error_text(self.vm)).decode(errors="replace")
+        return str(ffi.string(lib.vmm_error_text(self.vm)).decode(errors="replace"))
 
     def first_run(self) -> tuple[int, int]:
         """When vCPU 0 first entered the guest and first left it (CLOCK_MONOTONIC ns, 0: not yet)."""

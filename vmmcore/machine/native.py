@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from vmmcore._native import ffi, lib
-from vmmcore.errors import KvmError
+from vmmcore.errors import ExitCode, KvmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,5 +50,7 @@ def open_vm(device: str = "/dev/kvm") -> VmHandle:
     vm = lib.vmm_vm_new(device.encode(), err, what)
     if vm == ffi.NULL:
         name, errno = ffi.string(what[0]).decode(), err[0]
-        raise KvmError(name, errno, _HINTS.get((name, errno)) or _HINTS.get((None, errno), ""))
+        error = KvmError(name, errno, _HINTS.get((name, errno)) or _HINTS.get((None, errno), ""))
+        error.exit_code = ExitCode.USAGE  # nothing has been started
+        raise error
     return vm

@@ -67,11 +67,11 @@ class Runner:
             try:
                 machine.build(self.timing.mark if self.timing else lambda phase: None)
                 self._serve(machine, paused=first and not plan.get("start", True))
+                if self.timing:
+                    self.timing.report()
             finally:
                 machine.close()
             first = False
-            if self.timing:
-                self.timing.report()
             if self.reboot:
                 self.tell("rebooted")
         self.tell("exited", status=self.outcome)
@@ -94,7 +94,9 @@ class Runner:
             self.end(128 + number)
 
     def _on_event(self, machine: Machine, kind: int, arg: int, when: int) -> None:
-        if kind == SHUTDOWN or kind == QUIT:
+        if self.outcome is not None:
+            return  # the first reason counts
+        if kind in (SHUTDOWN, QUIT):
             self.end(ExitCode.OK, NAMES[kind])
         elif kind == RESET:
             self.request_reboot()

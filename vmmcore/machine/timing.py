@@ -32,6 +32,7 @@ class Timing:
         self.marks: list[tuple[str, int]] = [("interpreter", started)]
         self.stamps: list[tuple[int, int]] = []
         self.machine: Any = None
+        self.printed = False
 
     def mark(self, phase: str) -> None:
         self.marks.append((phase, time.monotonic_ns()))
@@ -57,10 +58,10 @@ class Timing:
 
     def report(self) -> None:
         """Print the table once."""
-        rows, self.marks = self._phases(), self.marks
-        if getattr(self, "printed", False):
+        if self.printed:
             return
         self.printed = True
+        rows = self._phases()
         out = ["vmm: timing:          ms    since exec  phase\n"]
         for name, start, end in rows:
             since = f"{(end - self.exec_at) / 1e6:10.2f}" if name != "front" else "         -"

@@ -23,4 +23,4 @@ def command(as_json: bool) -> int:
         click.echo(f"kvm: {status.state}: {status.reason}")
         if status.mend:
             click.echo(f"  {status.mend}")
-    return ExitCode.OK if status.usable else ExitCode.HOST
+    return ExitCode.OK if status.usable else ExitCode.FAILURE

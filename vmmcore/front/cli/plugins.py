@@ -116,7 +116,7 @@ def info(name: str, as_json: bool) -> int:
         _print_info(data, plugins)
     if problem:
         print(f"vmm: error: {problem}", file=sys.stderr)
-        return ExitCode.PLUGIN
+        return ExitCode.FAILURE
     return 0
 
 

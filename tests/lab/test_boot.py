@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stock Debian kernels boot, see the machine they were promised, and end the way they were told to."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from vmm_testkit.guest import DebianGuest
+from vmm_testkit.kernels import Kernel
+
+pytestmark = pytest.mark.linux_guest
+
+MIB = 1 << 20
+# Every pair of (image, CPUs), (image, memory) and (CPUs, memory) for each flavour. 3584 MiB reaches beyond the hole.
+SHAPES = [
+    ("bzImage", 1, 128),
+    ("bzImage", 2, 1024),
+    ("bzImage", 4, 3584),
+    ("vmlinux", 1, 1024),
+    ("vmlinux", 2, 3584),
+    ("vmlinux", 4, 128),
+    ("as-is", 1, 3584),
+    ("as-is", 2, 128),
+    ("as-is", 4, 1024),
+]
+
+
+def booted(kernel: Kernel, image: str, initramfs: Path, **options: object) -> DebianGuest:
+    """A guest: "bzImage" by the host's extraction, "as-is" by its own, "vmlinux" as a bare ELF."""
+    args = list(options.pop("args", ()))  # type: ignore[call-overload]
+    if image == "as-is":
+        args += ["--plugin", "boot-linux,extract=off"]
+    path = kernel.vmlinux() if image == "vmlinux" else kernel.vmlinuz
+    options.setdefault("cmdline", "reboot=a")
+    return DebianGuest(path, initramfs, args=args, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("flavour", ["cloud-amd64", "amd64"])
+@pytest.mark.parametrize(("image", "cpus", "mib"), SHAPES)
+def test_boots_and_sees_its_machine(flavour: str, image: str, cpus: int, mib: int,
+                                    kernel_of: Callable[[str], Kernel],
+                                    initramfs_of: Callable[[str], Path]) -> None:
+    with booted(kernel_of(flavour), image, initramfs_of(flavour), cpus=f"boot={cpus}",
+                memory=f"size={mib}M", cmdline="reboot=a word=one,two") as guest:
+        seen = guest.check("uname -r; nproc; grep -c ^processor /proc/cpuinfo; grep MemTotal /proc/meminfo; "
+                           "cat /proc/cmdline; grep 'System RAM' /proc/iomem; lspci -n").splitlines()
+        assert seen[0] == kernel_of(flavour).version
+        assert seen[1] == seen[2] == str(cpus)
+        total = int(seen[3].split()[1]) * 1024
+        assert 0.7 * mib * MIB - 40 * MIB < total < mib * MIB
+        assert "word=one,two" in seen[4]
+        ram = [tuple(int(x, 16) for x in m.groups())
+               for m in (re.match(r"\s*([0-9a-f]+)-([0-9a-f]+) : System RAM", line) for line in seen) if m]
+        above = [r for r in ram if r[0] >= 1 << 32]
+        assert bool(above) == (mib > 3072)
+        assert sum(end + 1 - start for start, end in above) == max(0, mib - 3072) * MIB
+        assert all(end < 3 << 30 for start, end in ram if start < 1 << 32)
+        assert any(line.startswith("00:00.0 0600: 8086:0d57") for line in seen)
+        assert guest.poweroff() == 0, guest.stderr
+
+
+def open_files(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_reboot_starts_again_in_the_same_process(kernel_of: Callable[[str], Kernel],
+                                                 initramfs_of: Callable[[str], Path]) -> None:
+    with booted(kernel_of("cloud-amd64"), "bzImage", initramfs_of("cloud-amd64"), cpus="boot=2") as guest:
+        pid, files = guest.pid, open_files(guest.pid)
+        for boot in range(2, 5):
+            guest.check("touch /mark")
+            guest.reboot()
+            assert guest.boots == boot
+            assert guest.run("test -e /mark").status != 0, "memory outlived the reboot"
+            assert (guest.pid, open_files(guest.pid)) == (pid, files)
+        assert guest.check("nproc") == "2\n"
+        assert guest.poweroff() == 0
+
+
+def test_keyboard_controller_reset(kernel_of: Callable[[str], Kernel], initramfs_of: Callable[[str], Path]) -> None:
+    with booted(kernel_of("cloud-amd64"), "bzImage", initramfs_of("cloud-amd64"), cmdline="reboot=k") as guest:
+        guest.reboot()
+        assert guest.boots == 2
+
+
+def test_triple_fault_has_its_own_exit_code(kernel_of: Callable[[str], Kernel],
+                                            initramfs_of: Callable[[str], Path]) -> None:
+    with booted(kernel_of("cloud-amd64"), "bzImage", initramfs_of("cloud-amd64"), cmdline="reboot=t") as guest:
+        status = run_and_wait(guest, "reboot -f")
+        assert status == 7
+        assert "triple fault" in guest.stderr
+
+
+def test_panic_has_its_own_exit_code(kernel_of: Callable[[str], Kernel], initramfs_of: Callable[[str], Path]) -> None:
+    with booted(kernel_of("cloud-amd64"), "bzImage", initramfs_of("cloud-amd64"), args=["--pvpanic", "on"]) as guest:
+        assert "1b36:0011" in guest.check("lspci -n")
+        status = run_and_wait(guest, "echo c > /proc/sysrq-trigger")
+        assert status == 5
+        assert "panicked" in guest.stderr
+
+
+def run_and_wait(guest: DebianGuest, command: str) -> int:
+    """Run a command that ends the VM; the VMM's exit status."""
+    from vmm_testkit.guest import GuestError
+
+    try:
+        guest.run(command, timeout=30)
+    except GuestError:
+        pass
+    return guest.wait(30)

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel has nothing to complain about that it does not also say under QEMU on the same host."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from vmm_testkit.guest import DebianGuest
+from vmm_testkit.kernels import Kernel
+
+pytestmark = pytest.mark.linux_guest
+
+COMMAND = "dmesg --raw --level emerg,alert,crit,err,warn"
+QEMU = ["qemu-system-x86_64", "-accel", "kvm", "-cpu", "host", "-m", "512", "-nodefaults", "-no-user-config",
+        "-display", "none", "-serial", "stdio", "-kernel", "{kernel}", "-initrd", "{initramfs}", "-append", "{cmdline}"]
+
+
+def complaints(guest: DebianGuest) -> set[str]:
+    """Errors and warnings without what differs from boot to boot: times, addresses, numbers."""
+    found = set()
+    for line in guest.check(COMMAND).splitlines():
+        text = re.sub(r"^<\d+>\s*(\[[^]]*\])?\s*", "", line)
+        found.add(re.sub(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+", "#", text).strip())
+    return found
+
+
+@pytest.mark.parametrize("flavour", ["cloud-amd64", "amd64"])
+def test_no_warning_that_qemu_does_not_give(flavour: str, kernel_of: Callable[[str], Kernel],
+                                            initramfs_of: Callable[[str], Path]) -> None:
+    if not shutil.which("qemu-system-x86_64"):
+        pytest.skip("needs QEMU to compare with: apt-get install qemu-system-x86")
+    kernel, initramfs = kernel_of(flavour), initramfs_of(flavour)
+    known: set[str] = set()
+    for machine in (["-M", "q35"], ["-M", "microvm,pic=on,pit=on,rtc=on"]):
+        with DebianGuest(kernel, initramfs, argv=[*QEMU, *machine, "-smp", "2"]) as guest:
+            known |= complaints(guest)
+    with DebianGuest(kernel, initramfs, cpus="boot=2") as guest:
+        ours = complaints(guest)
+    assert not ours - known
