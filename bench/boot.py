@@ -22,6 +22,7 @@ from stats import ratio, summary, table
 from vmm_testkit.initramfs import Initramfs
 from vmm_testkit.kernels import debian_kernel
 from vmm_testkit.lab import Lab, LabStalled, LabTimeout
+
 from vmmcore.front.config import DeviceConfig
 
 RAM_MIB = 512
@@ -62,15 +63,31 @@ class Bench:
         self.kernel, self.initramfs = self.dir / "bzImage", self.dir / "initramfs"
         shutil.copy(kernel.vmlinuz, self.kernel)
         Initramfs(init=init, stamp=False).write(self.initramfs)
-        common = ["--initramfs", str(self.initramfs), "--serial", "tty", "--memory", f"size={RAM_MIB}M",
-                  "--cmdline", cmdline]
-        config = {"kernel": self.kernel, "initramfs": self.initramfs, "cmdline": cmdline,
-                  "memory": f"size={RAM_MIB}M", "devices": [DeviceConfig("serial", "tty")]}
+        common = [
+            "--initramfs",
+            str(self.initramfs),
+            "--serial",
+            "tty",
+            "--memory",
+            f"size={RAM_MIB}M",
+            "--cmdline",
+            cmdline,
+        ]
+        config = {
+            "kernel": self.kernel,
+            "initramfs": self.initramfs,
+            "cmdline": cmdline,
+            "memory": f"size={RAM_MIB}M",
+            "devices": [DeviceConfig("serial", "tty")],
+        }
         vmm = ["--kernel", str(self.kernel), *common]
         guest = {self.kernel, self.initramfs}
         extra = {
-            "vmm": (), "vmm linux64": ("boot-linux,protocol=linux64",), "vmm pvh": ("boot-linux,protocol=pvh",),
-            "vmm bzImage": ("boot-linux,extract=off",), "vmm --timing": (),
+            "vmm": (),
+            "vmm linux64": ("boot-linux,protocol=linux64",),
+            "vmm pvh": ("boot-linux,protocol=pvh",),
+            "vmm bzImage": ("boot-linux,extract=off",),
+            "vmm --timing": (),
         }
         runner: list[str] = []
         self.jobs: dict[str, dict[str, Any]] = {}
@@ -84,20 +101,55 @@ class Bench:
             elif name == "vmm run":
                 cache = Path.home() / ".cache"
                 guest.update(path for path in (cache / "vmm/boot").glob("*") if path.is_file())
-                job |= {"argv": [str(Path(sys.prefix) / "bin/vmm"), "run", *vmm],
-                        "env": {"XDG_CACHE_HOME": str(cache)}}
+                job |= {
+                    "argv": [str(Path(sys.prefix) / "bin/vmm"), "run", *vmm],
+                    "env": {"XDG_CACHE_HOME": str(cache)},
+                }
             else:
                 machine = VARIANTS[name].split()[-1]
                 job["argv"] = [
-                    bundle.QEMU, "-accel", "kvm", "-M", machine, "-cpu", "host", "-m", f"{RAM_MIB}M", "-smp", "1",
-                    "-nodefaults", "-no-user-config", "-display", "none", "-nic", "none", "-serial", "stdio",
-                    "-kernel", str(self.kernel), "-initrd", str(self.initramfs), "-append", cmdline, "-no-reboot"]
+                    bundle.QEMU,
+                    "-accel",
+                    "kvm",
+                    "-M",
+                    machine,
+                    "-cpu",
+                    "host",
+                    "-m",
+                    f"{RAM_MIB}M",
+                    "-smp",
+                    "1",
+                    "-nodefaults",
+                    "-no-user-config",
+                    "-display",
+                    "none",
+                    "-nic",
+                    "none",
+                    "-serial",
+                    "stdio",
+                    "-kernel",
+                    str(self.kernel),
+                    "-initrd",
+                    str(self.initramfs),
+                    "-append",
+                    cmdline,
+                    "-no-reboot",
+                ]
             self.jobs[name] = job
         self.bundle = self.dir / "bundle.tar"
         bundle.write(self.bundle, bundle.files(["plan", *vmm], guest))
 
-    def run(self, names: Sequence[str], *, icount: bool, repeat: int = 1, timeout: float = 600,
-            cpus: int = 2, stall: float = 60, **extra: Any) -> Iterator[dict[str, Any]]:
+    def run(
+        self,
+        names: Sequence[str],
+        *,
+        icount: bool,
+        repeat: int = 1,
+        timeout: float = 600,
+        cpus: int = 2,
+        stall: float = 60,
+        **extra: Any,
+    ) -> Iterator[dict[str, Any]]:
         """Boot the variants in turn, `repeat` rounds, in one run of the lab; yields what each boot gave.
 
         Raises LabStalled or LabTimeout after the results that came.
@@ -105,8 +157,17 @@ class Bench:
         jobs = [{**self.jobs[name], **extra} for _ in range(repeat) for name in names]
         job_file = self.dir / "jobs.json"
         job_file.write_text(json.dumps(jobs))
-        argv = ["/bin/sh", str(OUTER / "enter.sh"), str(self.bundle), str(job_file),
-                bundle.base_python(), "-I", "-S", str(OUTER / "inlab.py"), "/jobs.json"]
+        argv = [
+            "/bin/sh",
+            str(OUTER / "enter.sh"),
+            str(self.bundle),
+            str(job_file),
+            bundle.base_python(),
+            "-I",
+            "-S",
+            str(OUTER / "inlab.py"),
+            "/jobs.json",
+        ]
         out, err = io.BytesIO(), io.BytesIO()
         failure: Exception | None = None
         lab = Lab(memory_mib=4096, cpus=cpus, icount=icount, stall_timeout=stall)
@@ -125,7 +186,10 @@ class Bench:
 
 
 def make_plan(target: Path, **config: Any) -> tuple[list[str], list[Path]]:
-    """Compile a plan as the front does; the runner's command line (without the plan's fd) and the files it reads."""
+    """Compile a plan as the front does, into `target`.
+
+    Returns the runner's command line, without the plan's fd at its end, and the files that the plan names.
+    """
     from vmmcore.front import launch
     from vmmcore.front.config import VmConfig
     from vmmcore.front.planning import compile_plan
@@ -154,30 +218,42 @@ def show(results: Sequence[dict[str, Any]], title: str) -> tuple[str, dict[str, 
             "kvm_exits": summary([row["kvm"].get("exits", 0) for row in good]),
             "failed": len(rows) - len(good),
         }
-    base = {key: data.get(key, {}).get("init_ms", {}).get("median") for key in ("microvm", "microvm-defaults", "q35")}
+    base = {
+        key: data.get(key, {}).get("init_ms", {}).get("median")
+        for key in ("microvm", "microvm-defaults", "q35")
+    }
     rows_out = []
     for name, entry in data.items():
         if "init_ms" not in entry:
             rows_out.append([name, "failed", *["-"] * 7])
             continue
         init = entry["init_ms"]
-        rows_out.append([name, f"{init['median']:.0f}", f"{init['min']:.0f}..{init['max']:.0f}", str(init["n"]),
-                         ratio(init["median"], base["microvm"]), ratio(init["median"], base["q35"]),
-                         f"{entry['pss_kib']['median'] / 1024:.1f}", f"{entry['private_kib']['median'] / 1024:.1f}",
-                         f"{entry['kvm_exits']['median']:.0f}"])
+        rows_out.append(
+            [
+                name,
+                f"{init['median']:.0f}",
+                f"{init['min']:.0f}..{init['max']:.0f}",
+                str(init["n"]),
+                ratio(init["median"], base["microvm"]),
+                ratio(init["median"], base["q35"]),
+                f"{entry['pss_kib']['median'] / 1024:.1f}",
+                f"{entry['private_kib']['median'] / 1024:.1f}",
+                f"{entry['kvm_exits']['median']:.0f}",
+            ]
+        )
     header = ["VMM", "init ms", "range", "n", "/microvm", "/q35", "PSS MiB", "private MiB", "KVM exits"]
     return f"{title}\n" + table(header, rows_out), data
 
 
 def wall_clock(quick: bool) -> tuple[str, dict[str, Any]]:
-    """All variants in turn, two emulated CPUs, one run of the lab; the first round warms up and is dropped."""
+    """All variants in turn on two emulated CPUs, one lab; the first round warms up and is dropped."""
     bench = Bench()
     try:
         rounds = 1 if quick else 5
         results = list(bench.run(CORE, icount=False, repeat=rounds + 1, timeout=900))
     finally:
         bench.close()
-    return show(results[len(CORE):], f"Boot in the lab, wall clock, {legend(bench)}")
+    return show(results[len(CORE) :], f"Boot in the lab, wall clock, {legend(bench)}")
 
 
 def counted(quick: bool) -> tuple[str, dict[str, Any]]:
@@ -208,7 +284,9 @@ def _counted(bench: Bench, name: str, wanted: int, notes: list[str]) -> list[dic
             break
         got: list[dict[str, Any]] = []
         try:
-            for row in bench.run([name], icount=True, repeat=min(wanted - len(kept), 5) + 1, timeout=240, stall=30):
+            for row in bench.run(
+                [name], icount=True, repeat=min(wanted - len(kept), 5) + 1, timeout=240, stall=30
+            ):
                 got.append(row)
         except (LabStalled, LabTimeout) as error:
             notes.append(f"{name}: the lab stopped after {len(got)} boots ({error}); went on with another")

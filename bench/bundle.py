@@ -21,8 +21,19 @@ from vmm_testkit.initramfs import shared_libraries
 REPO = Path(__file__).resolve().parent.parent
 QEMU = "/usr/bin/qemu-system-x86_64"
 #: what QEMU's machines read when they start a kernel
-QEMU_ROMS = ("bios-microvm.bin", "bios-256k.bin", "bios.bin", "qboot.rom", "linuxboot_dma.bin", "linuxboot.bin",
-             "pvh.bin", "kvmvapic.bin", "multiboot_dma.bin", "multiboot.bin", "vgabios-stdvga.bin")
+QEMU_ROMS = (
+    "bios-microvm.bin",
+    "bios-256k.bin",
+    "bios.bin",
+    "qboot.rom",
+    "linuxboot_dma.bin",
+    "linuxboot.bin",
+    "pvh.bin",
+    "kvmvapic.bin",
+    "multiboot_dma.bin",
+    "multiboot.bin",
+    "vgabios-stdvga.bin",
+)
 
 #: Prints the files of all modules that a command of the front has imported.
 _MODULES = """
@@ -48,7 +59,9 @@ def base_python() -> str:
 
 def front_modules(arguments: list[str]) -> list[str]:
     """Files that ``vmm ARGUMENTS`` imports."""
-    done = subprocess.run([sys.executable, "-c", _MODULES, *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _MODULES, *arguments], capture_output=True, text=True, check=True
+    )
     found: list[str] = json.loads(done.stdout)
     return found
 
@@ -79,13 +92,20 @@ def files(front: list[str], guest: Iterable[Path]) -> set[Path]:
     found = {Path(name) for name in front_modules(front)}
     # We have planned with a kernel that the cache had not seen, as the front will there.
     for module in list(sys.modules.values()):
-        found |= {Path(name) for name in (getattr(module, "__file__", None), getattr(module, "__cached__", None))
-                  if isinstance(name, str)}
+        found |= {
+            Path(name)
+            for name in (getattr(module, "__file__", None), getattr(module, "__cached__", None))
+            if isinstance(name, str)
+        }
     harness = Path(__file__).parent / "inlab.py"
-    listing = (f"import sys, runpy, resource; runpy.run_path({str(harness)!r}); "
-               "print(*[m.__file__ for m in list(sys.modules.values()) if getattr(m, '__file__', None)], sep='\\n')")
+    listing = (
+        f"import sys, runpy, resource; runpy.run_path({str(harness)!r}); "
+        "print(*[m.__file__ for m in list(sys.modules.values()) if getattr(m, '__file__', None)], sep='\\n')"
+    )
     for flags in (["-I", "-S"], ["-I"]):
-        done = subprocess.run([base_python(), *flags, "-c", listing], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [base_python(), *flags, "-c", listing], capture_output=True, text=True, check=True
+        )
         for name in done.stdout.split("\n"):
             if name:
                 path = Path(name)
@@ -114,6 +134,7 @@ def write(target: Path, paths: Iterable[Path]) -> int:
     """Pack the files under their own paths, links with what they lead to. The archive's size in bytes."""
     done: set[str] = set()
     with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as archive:
+
         def add(path: Path) -> None:
             real = Path(os.path.realpath(path.parent)) / path.name
             for name in (*_links(path.parent, done), real):

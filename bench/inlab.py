@@ -15,9 +15,29 @@ import sys
 import time
 
 MARKER = b"vmm-bench-init"
-STATS = ("exits", "io_exits", "mmio_exits", "halt_exits", "irq_exits", "irq_injections", "irq_window", "hypercalls",
-         "insn_emulation", "fpu_reload", "host_state_reload", "signal_exits", "pf_fixed", "pf_taken", "nmi_window",
-         "request_irq", "invlpg", "tlb_flush", "nested_run", "preemption_reported", "req_event")
+STATS = (
+    "exits",
+    "io_exits",
+    "mmio_exits",
+    "halt_exits",
+    "irq_exits",
+    "irq_injections",
+    "irq_window",
+    "hypercalls",
+    "insn_emulation",
+    "fpu_reload",
+    "host_state_reload",
+    "signal_exits",
+    "pf_fixed",
+    "pf_taken",
+    "nmi_window",
+    "request_irq",
+    "invlpg",
+    "tlb_flush",
+    "nested_run",
+    "preemption_reported",
+    "req_event",
+)
 
 
 def clock() -> int:
@@ -35,6 +55,7 @@ def runner_command(job: dict, keep: list[int]) -> list[str]:  # type: ignore[typ
         else:
             keep.append(os.open(entry["path"], modes[entry["mode"]]))
     plan["fds"] = keep[2:]
+    plan["timing"] = bool(job.get("timing"))
     plan["t_exec"] = clock()
     memfd = os.memfd_create("plan", 0)
     os.write(memfd, marshal.dumps(plan))
@@ -99,11 +120,19 @@ def boot(job: dict) -> dict:  # type: ignore[type-arg]
     err_read, err_write = os.pipe()
     keep = [in_read, out_write]
     argv = runner_command(job, keep) if "plan" in job else job["argv"]
-    actions = [(os.POSIX_SPAWN_DUP2, in_read, 0), (os.POSIX_SPAWN_DUP2, out_write, 1),
-               (os.POSIX_SPAWN_DUP2, err_write, 2)]
+    actions = [
+        (os.POSIX_SPAWN_DUP2, in_read, 0),
+        (os.POSIX_SPAWN_DUP2, out_write, 1),
+        (os.POSIX_SPAWN_DUP2, err_write, 2),
+    ]
     start = clock()
-    pid = os.posix_spawn(argv[0], argv, {"PATH": "/usr/bin:/bin", "HOME": "/", **job.get("env", {})},
-                         file_actions=actions, setpgroup=0)
+    pid = os.posix_spawn(
+        argv[0],
+        argv,
+        {"PATH": "/usr/bin:/bin", "HOME": "/", **job.get("env", {})},
+        file_actions=actions,
+        setpgroup=0,
+    )
     for fd in keep:
         os.close(fd)
     os.close(err_write)
@@ -127,7 +156,11 @@ def boot(job: dict) -> dict:  # type: ignore[type-arg]
                 seen += data
                 if end_word in seen:
                     when = now
-    result = {"name": job["name"], "init": when - start if when else 0, "first_output": first - start if first else 0}
+    result = {
+        "name": job["name"],
+        "init": when - start if when else 0,
+        "first_output": first - start if first else 0,
+    }
     if when:
         result["memory"] = memory(pid, job.get("ram", 0))
         result["kvm"] = kvm_stats(pid)

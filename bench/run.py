@@ -48,8 +48,9 @@ def initcalls(quick: bool) -> tuple[str, dict[str, Any]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="bench", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="one run of each: does it work at all?")
     parser.add_argument("--no-save", action="store_true", help="write no bench/results/NAME.json")
     parser.add_argument("names", nargs="*", metavar="NAME", help="startup, boot, icount, initcalls")

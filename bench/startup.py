@@ -26,6 +26,7 @@ import tiny
 from boot import make_plan
 from bundle import base_python
 from stats import summary, table
+
 from vmmcore.front.config import DeviceConfig
 
 RAM_MIB = 512
@@ -49,20 +50,39 @@ class Startup:
         self.plans: dict[Path, dict[str, Any]] = {}
         for kernel in (self.off, self.halt):
             target = self.dir / f"{kernel.name}.plan"
-            self.runner, _ = make_plan(target, kernel=kernel, cmdline="", memory=f"size={RAM_MIB}M",
-                                       devices=[DeviceConfig("serial", "tty")])
+            self.runner, _ = make_plan(
+                target,
+                kernel=kernel,
+                cmdline="",
+                memory=f"size={RAM_MIB}M",
+                devices=[DeviceConfig("serial", "tty")],
+            )
             self.plans[kernel] = marshal.loads(target.read_bytes())
-        self.vmm = [str(Path(sys.prefix) / "bin/vmm"), "run", "--kernel", str(self.off), "--serial", "tty",
-                    "--memory", f"size={RAM_MIB}M"]
+        self.vmm = [
+            str(Path(sys.prefix) / "bin/vmm"),
+            "run",
+            "--kernel",
+            str(self.off),
+            "--serial",
+            "tty",
+            "--memory",
+            f"size={RAM_MIB}M",
+        ]
 
     def close(self) -> None:
         os.close(self.null)
         shutil.rmtree(self.dir, ignore_errors=True)
 
-    def _start_runner(self, kernel: Path, out: int, flags: tuple[str, ...] = (), **changes: Any) -> tuple[int, int]:
+    def _start_runner(
+        self, kernel: Path, out: int, flags: tuple[str, ...] = (), **changes: Any
+    ) -> tuple[int, int]:
         plan = self.plans[kernel]
-        fds = [os.dup((self.null, out, out)[entry["stdio"]]) if "stdio" in entry
-               else os.open(entry["path"], os.O_RDONLY) for entry in plan["files"]]
+        fds = [
+            os.dup((self.null, out, out)[entry["stdio"]])
+            if "stdio" in entry
+            else os.open(entry["path"], os.O_RDONLY)
+            for entry in plan["files"]
+        ]
         memfd = os.memfd_create("plan", 0)
         os.write(memfd, marshal.dumps({**plan, **changes, "fds": fds}))
         argv = [self.runner[0], *flags, *self.runner[1:], str(memfd)]
@@ -85,6 +105,7 @@ class Startup:
 
     def front_ms(self) -> float:
         """ms from the exec of ``vmm run`` to the guest's byte."""
+
         def start(out: int) -> tuple[int, int]:
             at = time.monotonic_ns()
             return spawn(self.vmm, out, [], self.null), at
@@ -169,16 +190,28 @@ def run(quick: bool) -> tuple[str, dict[str, Any]]:
     for name in kinds:
         middle, target = data[name]["median"], TARGETS.get(name)
         data[name]["ratio"] = middle / base
-        rows.append([name, f"{middle:.2f}", f"{data[name]['min']:.2f}", f"{middle / base:.2f}x",
-                     f"{target:.1f}x" if target else "", verdict(middle / base, target) if target else ""])
+        rows.append(
+            [
+                name,
+                f"{middle:.2f}",
+                f"{data[name]['min']:.2f}",
+                f"{middle / base:.2f}x",
+                f"{target:.1f}x" if target else "",
+                verdict(middle / base, target) if target else "",
+            ]
+        )
     data["memory_kib"] = memory
     data["modules"] = {"runner": runner_modules, "vmm run": front_modules}
     private = memory["private"] / 1024
     text = "Start-up on this machine, exec to the guest's first exit (medians of "
     text += f"{data['runner']['n']})\n" + table(["", "ms", "min", "ratio", "target", ""], rows)
-    text += f"\n  runner's memory, guest RAM aside: private {private:.2f} MiB (target {PRIVATE_TARGET_MIB:.0f}: "
+    text += (
+        f"\n  runner's memory, guest RAM aside: private {private:.2f} MiB (target {PRIVATE_TARGET_MIB:.0f}: "
+    )
     text += f"{verdict(private, PRIVATE_TARGET_MIB)}), PSS {memory['pss'] / 1024:.2f} MiB"
-    text += f"\n  modules imported beyond the interpreter's own: runner {runner_modules}, front {front_modules}"
+    text += (
+        f"\n  modules imported beyond the interpreter's own: runner {runner_modules}, front {front_modules}"
+    )
     return text, data
 
 

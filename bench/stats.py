@@ -18,8 +18,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(line[n]) for line in lines) for n in range(len(header))]
     out = []
     for line in lines:
-        cells = [cell.ljust(width) if n == 0 else cell.rjust(width)
-                 for n, (cell, width) in enumerate(zip(line, widths, strict=True))]
+        cells = [
+            cell.ljust(width) if n == 0 else cell.rjust(width)
+            for n, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
         out.append("  " + "  ".join(cells).rstrip())
     out.insert(1, "  " + "  ".join("-" * width for width in widths))
     return "\n".join(out)
