@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from vmm_testkit.baremetal import BareMetal, BareMetalResult
+
 from vmmcore.front.check import probe_kvm
 
 HERE = Path(__file__).parent

@@ -140,5 +140,3 @@ class PciA(Scratch):
 
 class PciB(Scratch):
     device_id = 0x0B0B
-
-

@@ -7,7 +7,6 @@ import re
 
 import pytest
 from conftest import Run
-
 from vmm_testkit.baremetal import BareMetalResult
 from vmm_testkit.lab import in_lab
 

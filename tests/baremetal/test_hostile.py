@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from conftest import DEVICES, guest
-
 from vmm_testkit.guest import default_vmm
 from vmm_testkit.lab import in_lab
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from conftest import Run
@@ -20,8 +20,8 @@ def test_timers(run: Run) -> None:
     output = run("timer").check().output
     found = re.search(r"^RTC (.*)$", output, re.MULTILINE)
     assert found is not None, output
-    shown = datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=timezone.utc)
-    assert abs(datetime.now(timezone.utc) - shown) < timedelta(days=1)  # the host's clock, in UTC
+    shown = datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
+    assert abs(datetime.now(UTC) - shown) < timedelta(days=1)  # the host's clock, in UTC
 
 
 def test_serial(run: Run) -> None:
