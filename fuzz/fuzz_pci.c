@@ -7,6 +7,7 @@
  */
 #include "harness.h"
 #include "input.h"
+#include "pci.h"
 
 enum { DEVS = 4, SLOTS = 6, VECTORS = 5, TABLE = 0x40, PBA = 0x100, BAR0 = 0x10, COMMAND = 4, MAX_STEPS = 256 };
 #define ECAM 0xe0000000u
@@ -76,15 +77,17 @@ static void check(void) {
   for (unsigned d = 0; d < DEVS; d++) {
     vmm_pci_dev *dev = plug[d].dev;
     if (!dev) continue;
-    for (uint32_t i = 0; i < 4096; i++) { /* bits that no mask opens keep the value of the start */
-      uint8_t fixed = (uint8_t)~(dev->wmask[i] | dev->w1c[i]);
-      MUST(((vmm_pci_get(dev, i, 1) ^ dev->initial[i]) & fixed) == 0 || !plug[d].attached);
+    for (uint32_t i = 0; plug[d].attached && i < 4096; i += 8) { /* bits that no mask opens keep their value */
+      uint64_t now, first, open, clear;
+      memcpy(&now, dev->cfg + i, 8), memcpy(&first, dev->initial + i, 8);
+      memcpy(&open, dev->wmask + i, 8), memcpy(&clear, dev->w1c + i, 8);
+      MUST(!((now ^ first) & ~(open | clear)));
     }
     for (unsigned i = 0; i < 6; i++) {
       uint64_t at = vmm_pci_bar_base(dev, i), size = bars[d][i].size;
       bool io = bars[d][i].flags & VMM_BAR_IO;
       if (at == VMM_NO_ADDR) continue;
-      MUST(plug[d].attached && size && at % size % 16 % (io ? 4 : 16) == 0);
+      MUST(plug[d].attached && size && at % size == 0);
       MUST(vmm_pci_get(dev, COMMAND, 2) & (io ? 1 : 2));
       bool inside = false;
       for (unsigned w = io ? 2 : 0; w < (io ? 3 : 2); w++)

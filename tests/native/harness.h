@@ -98,5 +98,9 @@ void guest_exit(unsigned cpu, const struct kvm_run *run); /* any other exit */
 /* --- small helps --- */
 void wait_readable(int fd);
 void set_nonblock(int fd);
+/* How many epoll_wait() calls the program makes in a while in which nothing is to be done. A thread that starts
+ * late or finishes something makes a few, a loop that spins makes thousands. */
+unsigned idle_waits(void);
+#define CHECK_SLEEPS() CHECK(idle_waits() < 20)
 
 #endif

@@ -3,6 +3,7 @@
 #include "harness.h"
 
 #include <dirent.h>
+#include <sys/epoll.h>
 
 static struct {
   const char *name;
@@ -30,6 +31,21 @@ void test_fail_values(const char *file, int line, const char *what, long long a,
 void wait_readable(int fd) {
   struct pollfd p = {.fd = fd, .events = POLLIN};
   while (poll(&p, 1, -1) != 1) CHECK(errno == EINTR);
+}
+
+static _Atomic unsigned waits;
+int __real_epoll_wait(int fd, struct epoll_event *e, int n, int timeout);
+int __wrap_epoll_wait(int fd, struct epoll_event *e, int n, int timeout);
+
+int __wrap_epoll_wait(int fd, struct epoll_event *e, int n, int timeout) {
+  waits++;
+  return __real_epoll_wait(fd, e, n, timeout);
+}
+
+unsigned idle_waits(void) {
+  unsigned before = waits;
+  poll(NULL, 0, 60);
+  return waits - before;
 }
 
 void set_nonblock(int fd) {
