@@ -1,23 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
-from vmm_testkit.baremetal import BareMetal, BareMetalResult
+from baremetal_suite import DEVICES, Run, guest
+from vmm_testkit.baremetal import BareMetalResult
 
 from vmmcore.front.check import probe_kvm
-
-HERE = Path(__file__).parent
-DEVICES = ["--plugin", str(HERE / "devices.py")]
-
-Run = Callable[..., BareMetalResult]
-
-
-def guest(name: str, **defines: str | int) -> BareMetal:
-    """The guest in ``guests/<name>.c``; compiled once per content."""
-    return BareMetal(HERE / "guests" / f"{name}.c", defines=defines)
 
 
 @pytest.fixture(scope="session")
@@ -28,16 +16,20 @@ def kvm_interprets() -> str:
 
 
 @pytest.fixture(scope="session")
-def run(kvm_interprets: str) -> Run:
-    """``run(name, *vmm_args, devices=False, defines={}, **keywords of BareMetal.run)``.
-
-    The guests get ``INTERPRETED`` (0 or 1), so that they can leave out what such a KVM has not.
-    """
+def run() -> Run:
+    """``run(name, *vmm_args, devices=False, defines={}, **keywords of BareMetal.run)``."""
 
     def start(
-        name: str, *args: str, devices: bool = False, defines: dict[str, str | int] | None = None, **keywords: str
+        name: str,
+        *args: str,
+        devices: bool = False,
+        defines: dict[str, str | int] | None = None,
+        memory: str = "size=64M",
+        cpus: str = "boot=1",
+        timeout: float = 60.0,
     ) -> BareMetalResult:
-        elf = guest(name, INTERPRETED=int(bool(kvm_interprets)), **(defines or {}))
-        return elf.run([*(DEVICES if devices else []), *args], **keywords)  # type: ignore[arg-type]
+        return guest(name, **(defines or {})).run(
+            [*(DEVICES if devices else []), *args], memory=memory, cpus=cpus, timeout=timeout
+        )
 
     return start

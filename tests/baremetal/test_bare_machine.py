@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from conftest import Run
+from baremetal_suite import Run
 
 pytestmark = pytest.mark.needs_kvm
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Run
+from baremetal_suite import Run
 
 pytestmark = pytest.mark.needs_kvm
 

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import DEVICES, guest
+from baremetal_suite import DEVICES, guest
 from vmm_testkit.guest import default_vmm
 from vmm_testkit.lab import in_lab
 

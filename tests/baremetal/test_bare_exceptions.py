@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import Run
+from baremetal_suite import Run
 from vmm_testkit.baremetal import BareMetalResult
 from vmm_testkit.lab import in_lab
 
