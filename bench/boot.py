@@ -218,10 +218,7 @@ def show(results: Sequence[dict[str, Any]], title: str) -> tuple[str, dict[str, 
             "kvm_exits": summary([row["kvm"].get("exits", 0) for row in good]),
             "failed": len(rows) - len(good),
         }
-    base = {
-        key: data.get(key, {}).get("init_ms", {}).get("median")
-        for key in ("microvm", "microvm-defaults", "q35")
-    }
+    base = {key: data.get(key, {}).get("init_ms", {}).get("median") for key in ("microvm", "microvm-defaults", "q35")}
     rows_out = []
     for name, entry in data.items():
         if "init_ms" not in entry:
@@ -284,9 +281,7 @@ def _counted(bench: Bench, name: str, wanted: int, notes: list[str]) -> list[dic
             break
         got: list[dict[str, Any]] = []
         try:
-            for row in bench.run(
-                [name], icount=True, repeat=min(wanted - len(kept), 5) + 1, timeout=240, stall=30
-            ):
+            for row in bench.run([name], icount=True, repeat=min(wanted - len(kept), 5) + 1, timeout=240, stall=30):
                 got.append(row)
         except (LabStalled, LabTimeout) as error:
             notes.append(f"{name}: the lab stopped after {len(got)} boots ({error}); went on with another")

@@ -59,9 +59,7 @@ def base_python() -> str:
 
 def front_modules(arguments: list[str]) -> list[str]:
     """Files that ``vmm ARGUMENTS`` imports."""
-    done = subprocess.run(
-        [sys.executable, "-c", _MODULES, *arguments], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", _MODULES, *arguments], capture_output=True, text=True, check=True)
     found: list[str] = json.loads(done.stdout)
     return found
 
@@ -103,9 +101,7 @@ def files(front: list[str], guest: Iterable[Path]) -> set[Path]:
         "print(*[m.__file__ for m in list(sys.modules.values()) if getattr(m, '__file__', None)], sep='\\n')"
     )
     for flags in (["-I", "-S"], ["-I"]):
-        done = subprocess.run(
-            [base_python(), *flags, "-c", listing], capture_output=True, text=True, check=True
-        )
+        done = subprocess.run([base_python(), *flags, "-c", listing], capture_output=True, text=True, check=True)
         for name in done.stdout.split("\n"):
             if name:
                 path = Path(name)
@@ -131,13 +127,16 @@ def files(front: list[str], guest: Iterable[Path]) -> set[Path]:
 
 
 def write(target: Path, paths: Iterable[Path]) -> int:
-    """Pack the files under their own paths, links with what they lead to. The archive's size in bytes."""
+    """Pack the files under their own paths with their directories, links with what they lead to.
+
+    Returns the archive's size in bytes.
+    """
     done: set[str] = set()
     with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as archive:
 
         def add(path: Path) -> None:
             real = Path(os.path.realpath(path.parent)) / path.name
-            for name in (*_links(path.parent, done), real):
+            for name in (*_links(path.parent), *reversed(real.parents[:-1]), real):
                 if str(name) not in done:
                     done.add(str(name))
                     archive.add(name, str(name).lstrip("/"), recursive=False)
@@ -149,7 +148,7 @@ def write(target: Path, paths: Iterable[Path]) -> int:
     return target.stat().st_size
 
 
-def _links(directory: Path, done: set[str]) -> Iterable[Path]:
+def _links(directory: Path) -> Iterable[Path]:
     """Directories on the way that are symbolic links (as /lib is)."""
     at = Path("/")
     for part in directory.parts[1:]:

@@ -60,9 +60,7 @@ def report(results: dict[str, dict[str, Any]], top: int = 25) -> str:
     out = []
     if set(VARIANTS) <= set(parsed):
         ours, theirs = parsed["vmm"][0], parsed["microvm"][0]
-        rows = sorted(
-            ((ours.get(k, 0) - theirs.get(k, 0), k) for k in {*ours, *theirs}), key=lambda r: -abs(r[0])
-        )
+        rows = sorted(((ours.get(k, 0) - theirs.get(k, 0), k) for k in {*ours, *theirs}), key=lambda r: -abs(r[0]))
         out.append(f"initcalls (ms): all vmm {sum(ours.values()):.1f}, microvm {sum(theirs.values()):.1f}")
         out.append(
             table(

@@ -73,14 +73,10 @@ class Startup:
         os.close(self.null)
         shutil.rmtree(self.dir, ignore_errors=True)
 
-    def _start_runner(
-        self, kernel: Path, out: int, flags: tuple[str, ...] = (), **changes: Any
-    ) -> tuple[int, int]:
+    def _start_runner(self, kernel: Path, out: int, flags: tuple[str, ...] = (), **changes: Any) -> tuple[int, int]:
         plan = self.plans[kernel]
         fds = [
-            os.dup((self.null, out, out)[entry["stdio"]])
-            if "stdio" in entry
-            else os.open(entry["path"], os.O_RDONLY)
+            os.dup((self.null, out, out)[entry["stdio"]]) if "stdio" in entry else os.open(entry["path"], os.O_RDONLY)
             for entry in plan["files"]
         ]
         memfd = os.memfd_create("plan", 0)
@@ -205,13 +201,9 @@ def run(quick: bool) -> tuple[str, dict[str, Any]]:
     private = memory["private"] / 1024
     text = "Start-up on this machine, exec to the guest's first exit (medians of "
     text += f"{data['runner']['n']})\n" + table(["", "ms", "min", "ratio", "target", ""], rows)
-    text += (
-        f"\n  runner's memory, guest RAM aside: private {private:.2f} MiB (target {PRIVATE_TARGET_MIB:.0f}: "
-    )
+    text += f"\n  runner's memory, guest RAM aside: private {private:.2f} MiB (target {PRIVATE_TARGET_MIB:.0f}: "
     text += f"{verdict(private, PRIVATE_TARGET_MIB)}), PSS {memory['pss'] / 1024:.2f} MiB"
-    text += (
-        f"\n  modules imported beyond the interpreter's own: runner {runner_modules}, front {front_modules}"
-    )
+    text += f"\n  modules imported beyond the interpreter's own: runner {runner_modules}, front {front_modules}"
     return text, data
 
 
