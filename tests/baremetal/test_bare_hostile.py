@@ -26,11 +26,12 @@ def private_memory(pid: int) -> int:
     return int(found[1]) << 10
 
 
-@pytest.mark.parametrize("seed", [1, 0xDECAFBAD])
-def test_hostile_guest(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "cpus"), [(1, 1), (0xDECAFBAD, 2)])
+def test_hostile_guest(seed: int, cpus: int) -> None:
     rounds, step = (600, 61) if in_lab() else (2000, 1 if seed == 1 else 31)  # the lab is some ten times slower
-    elf = guest("hostile", SEED=seed, ROUNDS=rounds, STEP=step).build()
-    command = [*default_vmm(), "--kernel", str(elf), "--serial", "tty", "--memory", "size=64M", *DEVICES]
+    elf = guest("hostile", SEED=seed, CPUS=cpus, ROUNDS=rounds, STEP=step).build()
+    command = [*default_vmm(), "--kernel", str(elf), "--serial", "tty", "--memory", "size=64M"]
+    command += ["--cpus", f"boot={cpus}", *DEVICES]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Writes and reads everything: each port, then a pseudo-random walk over ports, configuration space, BARs, MSI-X and
- * addresses that belong to somebody, to nobody, or only half. It leaves out what would end the machine or the guest
+ * addresses that belong to somebody, to nobody, or only half; with CPUS 2 a second CPU joins in. It leaves out what would end the machine or the guest
  * itself: the sleep port and the reset command, its own CPU's local APIC, and messages that are INIT or NMI.
  */
 #include "devices.h"
@@ -171,6 +171,15 @@ static void random_memory(u32 rounds, const u16 *devices)
     }
 }
 
+/* The second CPU shares the walk's state without a lock: all the better. */
+static volatile u32 stop, stopped;
+static void accomplice(void *arg)
+{
+    while (!stop)
+        random_memory(16, arg);
+    stopped = 1;
+}
+
 int main(struct hvm_start_info *si)
 {
     (void)si;
@@ -181,6 +190,8 @@ int main(struct hvm_start_info *si)
     map(0x3f0000000ul, 0x200000, 1);
     map(0x7f0000000ul, 0x200000, 1);
     mark("start");
+    if (CPUS > 1)
+        CHECK(smp_start(1, 1, accomplice, (void *)devices), "no second CPU");
     every_port();
     random_ports(ROUNDS);
     random_memory(ROUNDS, devices);
@@ -189,6 +200,8 @@ int main(struct hvm_start_info *si)
         random_ports(ROUNDS);
         random_memory(ROUNDS, devices);
     }
+    stop = 1;
+    CHECK(CPUS == 1 || spin_until(&stopped, 1, 0), "the second CPU did not stop");
     mark("end");
     /* The machine still works. */
     CHECK(pci_cfg_read32(devices[0], 0) == (PCI_A << 16 | PCI_VENDOR), "config space: 0x%x", pci_cfg_read32(devices[0], 0));
@@ -202,6 +215,8 @@ int main(struct hvm_start_info *si)
     pci_command(devices[1], 7);
     CHECK(mmio_read32(0xc6000000) == ID0(PCI_A) && mmio_read32(0xc6001000) == ID0(PCI_B), "BAR 0: 0x%x, 0x%x",
           mmio_read32(0xc6000000), mmio_read32(0xc6001000));
+    u32 writes = mmio_read32(0xc6000000 + R_WRITES), signals = mmio_read32(0xc6000000 + R_SIGNALS);
+    CHECK(writes > ROUNDS / 100 && signals > ROUNDS / 100, "the attack hardly reached the device: %u writes, %u signals", writes, signals);
     CHECK(inb(0x2a0) == (u8)log_pattern(0, 1), "port: 0x%x", inb(0x2a0));
     return 0;
 }
