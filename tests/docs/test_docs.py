@@ -25,7 +25,7 @@ from vmmcore.front.plugins import Plugins
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("plugins/*/README.md")])
-VMM = [sys.executable, "-c", "import sys; from vmmcore.front.cli import main; sys.exit(main())"]
+VMM = [str(Path(sys.executable).parent / "vmm")]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 GUEST = r"""
