@@ -23,12 +23,13 @@ def tox_extend_envs() -> list[str]:
 @impl
 def tox_add_core_config(core_conf: ConfigSet, state: State) -> None:
     for name in plugins():
-        extra = "[test]" if "test = [" in Path(f"plugins/{name}/pyproject.toml").read_text() else ""
+        folder = f"plugins/{name}"
+        extra = "[test]" if "test = [" in Path(f"{folder}/pyproject.toml").read_text() else ""
         state.conf.memory_seed_loaders[f"plugin-{name}"].append(
             MemoryLoader(
                 description=f"the suite of plugins/{name}, with what its own pyproject.toml declares",
                 deps=f"-c build/wheels/constraints.txt\nvmm-{name}{extra}\npytest>=8\npytest-timeout",
                 skip_install=True,
-                commands=[f"python -m pytest -q -p no:cacheprovider -c plugins/{name}/pyproject.toml plugins/{name}/tests"],
+                commands=[f"python -m pytest -q -p no:cacheprovider -c {folder}/pyproject.toml {folder}/tests"],
             )
         )

@@ -269,6 +269,7 @@ int vmm_pci_add_bar(vmm_pci_dev *dev, unsigned i, uint64_t size, uint32_t flags,
   if (io && (size > 256 || wide)) return -EINVAL;
   if (dev->seg) return -EBUSY;
   if (i && (dev->bar[i - 1].flags & VMM_BAR_64) && dev->bar[i - 1].size) return -EINVAL;
+  if (wide && dev->bar[i + 1].size) return -EINVAL;
   dev->bar[i] = (struct vmm_bar){.size = size, .flags = flags, .at = VMM_NO_ADDR, .fn = fn, .opaque = opaque};
   put(&dev->cfg[BAR0 + 4 * i], 4, flags & (io ? VMM_BAR_IO : VMM_BAR_64 | VMM_BAR_PREFETCH));
   uint64_t mask = ~(size - 1);

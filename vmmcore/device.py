@@ -189,6 +189,20 @@ class PciDevice(Device):
             raise VmmError(f"{self.id}: no room for PCI capability 0x{id:02x}")
         return at
 
+    def set_config(self, offset: int, size: int, value: int, writable: int = 0, write_one_clears: int = 0) -> None:
+        """Config space: `size` (1, 2 or 4) bytes at `offset`, with masks of the bits that the guest may write,
+        and of those that it clears by writing ones (status bits)."""
+        from .machine.native import lib
+
+        if lib.vmm_pci_set(self.pci, offset, size, value, writable, write_one_clears):
+            raise VmmError(f"{self.id}: no {size} bytes at config offset 0x{offset:x}")
+
+    def get_config(self, offset: int, size: int) -> int:
+        """What the guest reads there."""
+        from .machine.native import lib
+
+        return lib.vmm_pci_get(self.pci, offset, size)
+
     def add_msix(self, bar: int, vectors: int, table: int | None = None, pba: int | None = None) -> None:
         """MSI-X with `vectors` vectors; table and PBA at offsets of `bar`, by default in a BAR of their own."""
         from .machine.native import lib

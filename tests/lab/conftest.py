@@ -27,7 +27,7 @@ def initramfs_of(kernel_of: Callable[[str], Kernel]) -> Callable[[str], Path]:
     def build(flavour: str) -> Path:
         if flavour not in made:
             kernel = kernel_of(flavour)
-            made[flavour] = Initramfs(kernel, modules=MODULES[flavour], programs=["/usr/bin/lspci", "/usr/bin/dmesg"],
+            made[flavour] = Initramfs(kernel, modules=MODULES[flavour], programs=["/usr/bin/lspci"],
                                       files={"/usr/share/misc/pci.ids": b"\n"}).build()
         return made[flavour]
 

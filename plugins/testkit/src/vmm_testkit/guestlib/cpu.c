@@ -61,6 +61,7 @@ void trap(struct trap_frame *f)
     if (!try_stack)
         unexpected(f, cr2);
     last_exception = (struct exception){f->vector, f->error, f->rip, cr2};
+    f->rflags &= ~0x100ull; /* a single step ends here, or it would trap at every instruction from now on */
     f->rip = (u64)try_return;
     f->rsp = try_stack;
     f->rax = f->vector;
