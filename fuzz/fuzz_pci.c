@@ -103,6 +103,37 @@ static void check(void) {
   MUST(atomic_load(&vm->bus[VMM_MMIO].table)->n + atomic_load(&vm->bus[VMM_PIO].table)->n == n + 2);
 }
 
+/* Where config space puts a BAR, if that is a place where it may decode. */
+static uint64_t programmed(vmm_pci_dev *dev, unsigned d, unsigned i) {
+  bool io = bars[d][i].flags & VMM_BAR_IO;
+  uint64_t at = vmm_pci_get(dev, BAR0 + 4 * i, 4), size = bars[d][i].size;
+  if (!size || !plug[d].attached || !(vmm_pci_get(dev, COMMAND, 2) & (io ? 1 : 2))) return VMM_NO_ADDR;
+  if (bars[d][i].flags & VMM_BAR_64) at |= (uint64_t)vmm_pci_get(dev, BAR0 + 4 * i + 4, 4) << 32;
+  at &= ~(uint64_t)(io ? 3 : 15);
+  for (unsigned w = io ? 2 : 0; w < (io ? 3 : 2); w++)
+    if (at >= window[w].base && at - window[w].base <= window[w].size && size <= window[w].size - (at - window[w].base))
+      return at;
+  return VMM_NO_ADDR;
+}
+
+/* A BAR that may decode does, unless another one is there. */
+static void check_none_is_forgotten(void) {
+  for (unsigned d = 0; d < DEVS; d++)
+    for (unsigned i = 0; plug[d].dev && i < 6; i++) {
+      uint64_t want = programmed(plug[d].dev, d, i), size = bars[d][i].size;
+      uint64_t at = vmm_pci_bar_base(plug[d].dev, i);
+      MUST(at == want || at == VMM_NO_ADDR);
+      bool taken = at == want;
+      for (unsigned od = 0; od < DEVS && !taken; od++)
+        for (unsigned o = 0; plug[od].dev && o < 6; o++) {
+          uint64_t other = vmm_pci_bar_base(plug[od].dev, o);
+          taken |= other != VMM_NO_ADDR && !((bars[od][o].flags ^ bars[d][i].flags) & VMM_BAR_IO) &&
+                   want < other + bars[od][o].size && other < want + size;
+        }
+      MUST(taken);
+    }
+}
+
 /* What a write to an address-like register holds: often a good address, often another BAR's. */
 static uint64_t value(struct input *in) {
   unsigned kind = (unsigned)take(in, 1);
@@ -224,6 +255,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     else
       host(&in);
     check();
+    check_none_is_forgotten();
   }
   for (unsigned d = 0; d < DEVS; d++) {
     vmm_pci_free(plug[d].dev);

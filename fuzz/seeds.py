@@ -31,8 +31,12 @@ def pci() -> dict[str, bytes]:
     enable = b"".join(config(slot, 4, 7) for slot in (1, 2, 3))
     unmask = guest(0xC6, 12, word(0), b"\x00") + config(1, 0x50, 0x80000011)
     swap = config(1, 0x10, 0xC0001000) + config(2, 0x10, 0xC0000000)
+    swap_own = config(2, 0x10, 0xC0002000) + config(2, 0x14, 0xC0001000)
+    same = config(1, 0x10, 0xC0000000) + config(2, 0x10, 0xC0000000) + enable
     return {
         "attach": on + enable,
+        "own": on + low + enable + swap_own,
+        "leave": on + same + host(0x02, 0),
         "bars": on + low + wide + enable + swap,
         "msix": on + low + enable + unmask + host(0x07, 0),
         "life": on + low + enable + host(0x05, 0) + host(0x04, 0) + host(0x06, 0) + host(0x12, 0) + host(0x03, 0),
@@ -44,7 +48,8 @@ def bus() -> dict[str, bytes]:
     return {
         "add": adds,
         "access": adds + b"".join(bytes([4, i % 8, i, 0x40 + i]) for i in range(32)),
-        "move": adds + b"".join(bytes([3, i, 7 - i % 8, 8]) for i in range(12)) + b"".join(bytes([2, i]) for i in range(12)),
+        "move": adds + b"".join(bytes([3, i, 7 - i % 8, 8]) for i in range(12)),
+        "remove": adds + b"".join(bytes([2, i]) for i in range(12)),
     }
 
 

@@ -222,3 +222,43 @@ TEST(memory_is_added_while_others_translate) {
   pthread_join(t, NULL);
   fake_vm_end(vm);
 }
+
+static sem_t entered, leave;
+
+static void starts_a_loop(void *opaque, uint64_t offset, void *data, uint32_t size, int is_write) {
+  (void)offset, (void)data, (void)size, (void)is_write;
+  sem_post(&entered);
+  while (sem_wait(&leave)) CHECK(errno == EINTR);
+  CHECK(vmm_loop_get(opaque, 5)); /* as a device does that opens a byte stream */
+}
+
+static void *log_off(void *opaque) {
+  EQ(vmm_mem_log(opaque, 0), 0);
+  for (unsigned i = 0; i < 100; i++) { /* more than old maps are kept */
+    EQ(vmm_mem_add(opaque, GIB, MIB, 0, 0), 0);
+    EQ(vmm_mem_del(opaque, GIB), 0);
+    if (i == 70) sem_post(&leave); /* if nobody waited for the handler until now */
+  }
+  return NULL;
+}
+
+TEST(memory_changes_do_not_deadlock_with_a_handler) {
+  vmm_vm *vm = fake_vm();
+  alarm(60);
+  sem_init(&entered, 0, 0);
+  sem_init(&leave, 0, 0);
+  EQ(vmm_mem_add(vm, 0, MIB, 0, 0), 0);
+  EQ(vmm_mem_log(vm, 1), 0);
+  EQ(vmm_bus_add(vm, VMM_MMIO, 0xd0000000, 4, starts_a_loop, vm), 0);
+  guest_start(vm, 1);
+  guest_begin(0, VMM_MMIO, 0xd0000000, 4, 0, 1);
+  while (sem_wait(&entered)) CHECK(errno == EINTR);
+  pthread_t t;
+  pthread_create(&t, NULL, log_off, vm);
+  for (unsigned i = 0; i < 1000 && !atomic_load(&vm->sync_waiters); i++) sched_yield();
+  sem_post(&leave);
+  guest_end(0);
+  pthread_join(t, NULL);
+  alarm(0);
+  fake_vm_end(vm);
+}

@@ -50,7 +50,7 @@ def compile_all(sanitizer: str, out: Path) -> Path:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, [*core_sources(), *sorted(HERE.glob("*.c"))]))
     binary = out / f"native-{sanitizer}"
-    link = [gcc, *flags, "-Wl,--wrap=ioctl,--wrap=epoll_wait", "-o", binary, *objects]
+    link = [gcc, *flags, "-Wl,--wrap=ioctl,--wrap=epoll_wait", "-o", str(binary), *objects]
     done = subprocess.run(link, capture_output=True, text=True)
     if done.returncode and "cannot find" in done.stderr:
         pytest.skip(f"gcc lacks the sanitizer library: {done.stderr.splitlines()[0]}")
