@@ -5,7 +5,8 @@
 #define GIB 0x40000000ul
 #define HOLE (3 * GIB)
 #define HIGH (4 * GIB)
-#define END (HIGH + (RAM_GIB - 3) * GIB)
+#define RAM ((u64)RAM_MIB << 20)
+#define END (HIGH + RAM - 3 * GIB)
 
 static const struct hvm_memmap_entry *map_of(struct hvm_start_info *si, u64 address)
 {
@@ -28,7 +29,7 @@ int main(struct hvm_start_info *si)
         if (e[n].type == 1)
             ram += e[n].size;
     }
-    CHECK(ram == RAM_GIB * GIB - 0x60000, "RAM in the map: 0x%lx", ram); /* all but 640 KiB to 1 MiB */
+    CHECK(ram == RAM - 0x60000, "RAM in the map: 0x%lx", ram); /* all but 640 KiB to 1 MiB */
     static const struct { u64 address; u32 type; } want[] = {
         {0, 1}, {0x9ffff, 1}, {0xa0000, 0}, {0xfffff, 0}, {0x100000, 1}, {HOLE - 1, 1}, {HOLE, 0}, {0xe7ffffff, 0},
         {0xe8000000, 2}, {0xfec00000, 0}, {0xfee00000, 0}, {HIGH - 1, 0}, {HIGH, 1}, {END - 1, 1}, {END, 0},
@@ -41,7 +42,7 @@ int main(struct hvm_start_info *si)
     CHECK(memcmp((void *)si->rsdp_paddr, "RSD PTR ", 8) == 0, "no RSDP at 0x%lx", si->rsdp_paddr);
 
     /* One word in each of some pages, all written before any is read: no page is there twice. */
-    static const u64 pages[] = {0x2000000, 0x40000000, 0x7ffff000, 0x80000000, HOLE - 4096, HIGH, HIGH + 0x12345000, END - 4096};
+    static const u64 pages[] = {0x2000000, 0x40000000, 0x7ffff000, 0x80000000, HOLE - 4096, HIGH, HIGH + 0x5432000, END - 4096};
     enum { PAGES = sizeof pages / sizeof *pages };
     map(HIGH, END - HIGH + 0x200000, 0);
     for (unsigned n = 0; n < PAGES; n++) {
