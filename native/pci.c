@@ -279,7 +279,7 @@ int vmm_pci_add_bar(vmm_pci_dev *dev, unsigned i, uint64_t size, uint32_t flags,
 }
 
 int vmm_pci_bar_ioeventfd(vmm_pci_dev *dev, unsigned i, uint64_t offset, uint32_t len, int fd, int assign) {
-  if (i >= 6 || !dev->bar[i].size || offset > dev->bar[i].size - len) return -EINVAL;
+  if (i >= 6 || !dev->bar[i].size || len > dev->bar[i].size || offset > dev->bar[i].size - len) return -EINVAL;
   struct vmm_pci_segment *seg = dev->seg;
   struct vmm_bar *b = &dev->bar[i];
   int err = 0;

@@ -162,7 +162,8 @@ def vmm_plan_ready(context: PlanContext) -> None:
 
 @hookspec
 def vmm_vm_event(vm_id: str, event: str, data: dict[str, Any]) -> None:
-    """Something happened to a VM: booted, paused, resumed, rebooted, panicked, exited, device-added, …
+    """Something happened to a VM: created, booted, paused, resumed, rebooted, ending, exited,
+    device-added, device-removed (docs/hooks.md says what comes with each).
 
     Runs in the front. A front in which a plugin implements this hook stays beside its runner.
     """

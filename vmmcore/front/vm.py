@@ -77,7 +77,7 @@ class Vm:
             self.create()
         if self.state != "created":
             raise GuestError(f"boot: {self.id} is {self.state}")
-        self._request("resume")
+        self._request("boot")
         self._settle("created", "running")
 
     def pause(self) -> None:

@@ -116,6 +116,7 @@ class Control:
         spec: dict[str, Any] = message["device"]
         for name, root in message.get("modules", {}).items():
             machine.plan["modules"].setdefault(name, root)
+        self.runner.extend_path(message.get("user_path") or [])
         running = machine.state
         device = machine.add_device(spec, fds)
         if running == "running":

@@ -45,8 +45,7 @@ class Runner:
 
             self.timing = Timing(plan, started)
             self.timing.mark("imports")
-        if plan.get("user_path"):
-            sys.path += [p for p in plan["user_path"] if p not in sys.path]
+        self.extend_path(plan.get("user_path") or [])
 
     def run(self) -> int:
         """Boot, and boot again, until the VM has ended. The exit status."""
@@ -76,6 +75,10 @@ class Runner:
                 self.tell("rebooted")
         self.tell("exited", status=self.outcome)
         return self.outcome or 0
+
+    def extend_path(self, folders: list[str]) -> None:
+        """Let a device class of the user's own import what the user's program can."""
+        sys.path += [folder for folder in folders if folder not in sys.path]
 
     def _serve(self, machine: Machine, paused: bool) -> None:
         machine.loop.add(self.signal_fd, 1, self._on_signal)

@@ -10,7 +10,7 @@ from ..check import probe_kvm
 
 
 @click.command(
-    "check", help="Can this host run VMs, and if not, why and what to do? Exit status 0: yes, 4: no."
+    "check", help="Can this host run VMs, and if not, why and what to do? Exit status 0: yes, 1: no."
 )
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def command(as_json: bool) -> int:

@@ -151,5 +151,5 @@ def new(name: str, folder: str | None) -> int:
         raise VmmError(f"{error.filename}: {error.strerror}") from None
     click.echo(f"{path}: a plugin with a small PCI device; next:")
     click.echo(f"  pip install -e '{path}[test]' && pytest {path}")
-    click.echo(f"  vmm run --kernel vmlinuz --plugin {name}")
+    click.echo(f"  vmm run --kernel vmlinuz --{name}")
     return 0
