@@ -30,16 +30,44 @@ def read_plan(fd: int) -> Any:
 
 
 class PlanFinder:
-    """Finds exactly the top-level packages that the plan names, each in its own place."""
+    """Finds what is in the packages that the plan names, each in its own place, and nothing else.
+
+    It looks for the three kinds of file that a package here has, by name: the general finder lists
+    every directory and tries each as a zip archive, which is a third of the imports' time.
+    """
 
     def __init__(self, roots: dict[str, str]) -> None:
-        from _frozen_importlib_external import PathFinder
+        import _frozen_importlib_external as external
+        import posix
 
-        self.roots, self.find = roots, PathFinder.find_spec
+        self.roots, self.external, self.stat = roots, external, posix.stat
+
+    def exists(self, path: str) -> bool:
+        try:
+            self.stat(path)
+        except OSError:
+            return False
+        return True
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        root = self.roots.get(name.partition(".")[0])
-        return None if root is None else self.find(name, [root] if path is None else path, target)
+        top, _, tail = name.rpartition(".")
+        if path is None:
+            folder = self.roots.get(name)
+        else:
+            folder = path[0] if top.partition(".")[0] in self.roots else None
+        if folder is None:
+            return None
+        base, external = f"{folder}/{tail}", self.external
+        if self.exists(base + "/__init__.py"):
+            loader = external.SourceFileLoader(name, base + "/__init__.py")
+            return external.spec_from_file_location(name, loader=loader, submodule_search_locations=[base])
+        if self.exists(base + ".py"):
+            return external.spec_from_file_location(name, loader=external.SourceFileLoader(name, base + ".py"))
+        for suffix in external.EXTENSION_SUFFIXES:
+            if self.exists(base + suffix):
+                loader = external.ExtensionFileLoader(name, base + suffix)
+                return external.spec_from_file_location(name, loader=loader)
+        return None
 
 
 def main() -> None:
