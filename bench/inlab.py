@@ -15,6 +15,7 @@ import sys
 import time
 
 MARKER = b"vmm-bench-init"
+PATIENCE = 45_000  # ms that a boot may take
 STATS = (
     "exits",
     "io_exits",
@@ -143,7 +144,11 @@ def boot(job: dict) -> dict:  # type: ignore[type-arg]
     poll.register(err_read, select.POLLIN)
     open_fds = 2
     while open_fds and not when:
-        for fd, _ in poll.poll():
+        left = PATIENCE - (clock() - start) // 1_000_000
+        if left <= 0:
+            said += b"bench: no sign of the guest's init\n"
+            break
+        for fd, _ in poll.poll(left):
             data = os.read(fd, 65536)
             now = clock()
             if not data:
