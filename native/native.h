@@ -157,8 +157,6 @@ void vmm_vm_free(vmm_vm *vm);
 const struct vmm_api *vmm_api_get(void);
 const char *vmm_failed(vmm_vm *vm);
 const char *vmm_error_text(vmm_vm *vm);
-int vmm_cap(vmm_vm *vm, int cap);
-int vmm_enable_cap(vmm_vm *vm, int cap, uint64_t arg);
 int vmm_event_next(vmm_vm *vm, struct vmm_event *out);
 int vmm_poll_add(vmm_vm *vm, int fd, uint32_t events);
 int vmm_poll_del(vmm_vm *vm, int fd);
@@ -167,12 +165,18 @@ void vmm_set_log_level(vmm_vm *vm, int level);
 uint64_t vmm_first_run(vmm_vm *vm);
 uint64_t vmm_first_exit(vmm_vm *vm);
 
+/* kvm.c */
+int vmm_cap(vmm_vm *vm, int cap);
+int vmm_enable_cap(vmm_vm *vm, int cap, uint64_t arg);
+int vmm_device_new(vmm_vm *vm, uint32_t type);
+int vmm_attr_has(vmm_vm *vm, int fd, uint32_t group, uint64_t name);
+int vmm_attr_set(vmm_vm *vm, int fd, uint32_t group, uint64_t name, const void *value);
+int vmm_attr_get(vmm_vm *vm, int fd, uint32_t group, uint64_t name, void *value);
+
 /* process.c */
 int vmm_signals(void);
 int vmm_signal_next(int fd);
 int vmm_parent_death(int signo);
-int vmm_ctl_recv(int fd, void *buf, size_t cap, int *fds, int max_fds, int *n_fds);
-int vmm_ctl_send(int fd, const void *buf, size_t len, const int *fds, int n_fds, int timeout_ms);
 
 /* memory.c */
 int vmm_mem_add(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, uint64_t page_size);

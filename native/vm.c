@@ -96,16 +96,6 @@ const char *vmm_error_text(vmm_vm *vm) {
   return vm->error;
 }
 
-int vmm_cap(vmm_vm *vm, int cap) {
-  int r = ioctl(vm->fd, KVM_CHECK_EXTENSION, cap);
-  return r < 0 ? VMM_FAIL(vm, "KVM_CHECK_EXTENSION") : r;
-}
-
-int vmm_enable_cap(vmm_vm *vm, int cap, uint64_t arg) {
-  struct kvm_enable_cap c = {.cap = (uint32_t)cap, .args = {arg}};
-  return ioctl(vm->fd, KVM_ENABLE_CAP, &c) ? VMM_FAIL(vm, "KVM_ENABLE_CAP") : 0;
-}
-
 /* --- events --- */
 
 static bool terminal(uint32_t kind) {

@@ -164,6 +164,22 @@ static int answer(unsigned long request, void *arg) {
     if (fake.n_lines < 64) fake.line[fake.n_lines] = *(struct kvm_irq_level *)arg;
     fake.n_lines++;
     return 0;
+  case KVM_CREATE_DEVICE: {
+    struct kvm_create_device *d = arg;
+    int fd = d->type == KVM_DEV_TYPE_VFIO ? eventfd(0, EFD_CLOEXEC) : no(ENODEV);
+    d->fd = (uint32_t)fd;
+    return fd < 0 ? -1 : 0;
+  }
+  case KVM_HAS_DEVICE_ATTR:
+    return ((struct kvm_device_attr *)arg)->group == 7 ? 0 : no(ENXIO);
+  case KVM_SET_DEVICE_ATTR:
+  case KVM_GET_DEVICE_ATTR: {
+    const struct kvm_device_attr *a = arg;
+    if (a->group != 7 || a->attr > 3) return no(ENXIO);
+    uint64_t *mine = &fake.attr[a->attr], *theirs = (uint64_t *)(uintptr_t)a->addr;
+    *(request == KVM_SET_DEVICE_ATTR ? mine : theirs) = *(request == KVM_SET_DEVICE_ATTR ? theirs : mine);
+    return 0;
+  }
   }
   return no(ENOTTY);
 }

@@ -19,7 +19,8 @@ DOC = {
     "load": "kernel, initramfs and tables into guest memory",
     "first-instruction": "until vCPU 0 entered the guest",
     "first-exit": "until it first came back",
-    "init": "until the guest's init wrote its stamp to port 0x80",
+    "kernel": "until the guest's init wrote its first stamp to port 0x80",
+    "init": "until it wrote its second one, ready for work",
 }
 
 
@@ -39,7 +40,7 @@ class Timing:
 
     def stamp(self, value: int, when: int) -> None:
         self.stamps.append((value, when))
-        if len(self.stamps) == 1:
+        if len(self.stamps) == 2:
             self.report()
 
     def _phases(self) -> list[tuple[str, int, int]]:
@@ -47,8 +48,7 @@ class Timing:
         if self.machine is not None:
             run, left = self.machine.first_run()
             ends += [(name, at) for name, at in (("first-instruction", run), ("first-exit", left)) if at]
-        if self.stamps:
-            ends.append(("init", self.stamps[0][1]))
+        ends += [(name, at) for name, (_, at) in zip(("kernel", "init"), self.stamps, strict=False)]
         rows = [("front", self.front_at, self.exec_at)] if self.front_at else []
         last = self.exec_at
         for name, at in ends:

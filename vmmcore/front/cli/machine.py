@@ -112,22 +112,25 @@ def config_from(given: dict[str, Any], wanted: list[tuple[str, str]]) -> VmConfi
     flags_given = {key for key, _ in wanted}
     devices = [device for device in values.get("devices", []) if device.type not in flags_given]
     devices += [DeviceConfig(PLUGIN if key == "plugin" else key, text) for key, text in wanted]
-    if not {device.type for device in devices}.intersection(CONSOLES) and _serial_usable(values):
-        devices.insert(0, DeviceConfig("serial", "tty"))
-    values["devices"] = devices
     values["timing"] = bool(given.get("timing")) or values.get("timing", False)
+    types = {device.type for device in devices}
+    if not types.intersection(CONSOLES) and _usable("serial", values):
+        devices.insert(0, DeviceConfig("serial", "tty"))
+    if values["timing"] and "debugcon" not in types and _usable("debugcon", values):
+        devices.append(DeviceConfig("debugcon", "null"))  # it notes when the guest's init writes its stamps
+    values["devices"] = devices
     return VmConfig(**values)
 
 
-def _serial_usable(values: dict[str, Any]) -> bool:
-    """Whether a plugin that the configuration allows has the flag --serial."""
+def _usable(flag: str, values: dict[str, Any]) -> bool:
+    """Whether a plugin that the configuration allows has this flag."""
     from ..plugins import Plugins
 
     plugins = Plugins(
         (text.partition(",")[0] for text in values["plugins"]),
         default_plugins=values.get("default_plugins", True),
     )
-    entries = plugins.discovery.group("vmmcore.flags").get("serial", ())
+    entries = plugins.discovery.group("vmmcore.flags").get(flag, ())
     return any(plugins.usable(plugins.discovery.plugin_name(entry)) for entry in entries)
 
 

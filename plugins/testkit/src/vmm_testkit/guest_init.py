@@ -87,8 +87,8 @@ _BODIES = {"loop": LOOP, "shell": SHELL, "command": COMMAND}
 
 def init_script(mode: str, hostname: str, stamp: bool) -> str:
     """The text of /init for one of the modes "loop", "shell" and "command"."""
-    first = "/sbin/stamp\n" if stamp else ""
-    return "#!/bin/sh\n" + first + _SETUP.replace("@HOSTNAME@", hostname) + _BODIES[mode] + _END
+    first, ready = ("/sbin/stamp\n", "/sbin/stamp-ready\n") if stamp else ("", "")
+    return "#!/bin/sh\n" + first + _SETUP.replace("@HOSTNAME@", hostname) + ready + _BODIES[mode] + _END
 
 
 def stamp_program(port: int = 0x80, value: int = 0x42) -> bytes:

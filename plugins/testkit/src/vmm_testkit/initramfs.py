@@ -68,7 +68,8 @@ class Initramfs:
         programs: names or paths of host programs, put at their own path with their shared libraries.
         mode: "loop" (commands by ``DebianGuest``), "shell" (interactive, powers off at its end) or "command"
             (run ``command`` with sh, print ``vmm-exit-status: N``, power off).
-        stamp: let init begin by writing 0x42 to I/O port 0x80, so that a VMM can tell when it was reached.
+        stamp: let init begin by writing 0x42 to I/O port 0x80, and write 0x43 there when it is ready for
+            commands, so that a VMM can tell when it got there (``vmm run --timing``).
         init: text of another /init script (``mode`` is then not used).
         optional_modules: like ``modules``, but left out when the kernel has no such module.
         compress: gzip the archive; unpacking costs boot time.
@@ -140,7 +141,8 @@ class Initramfs:
         for applet in APPLETS:
             self._links[f"bin/{applet}"] = "busybox"
         if stamp:
-            self._files["sbin/stamp"] = stamp_program()
+            self._files["sbin/stamp"] = stamp_program(value=0x42)
+            self._files["sbin/stamp-ready"] = stamp_program(value=0x43)
         self._files["etc/passwd"] = b"root:x:0:0:root:/root:/bin/sh\n"
         self._files["etc/group"] = b"root:x:0:\n"
         load = [f"{module_name(path)}.ko {options}".strip() + "\n" for path, options in self._modules]
