@@ -78,6 +78,9 @@ def _environment() -> Iterable[Path]:
     yield from site.glob("__editable__*.py")
     yield from site.glob("*.dist-info/entry_points.txt")
     yield from site.glob("*.dist-info/METADATA")
+    # The cache knows its entries by inode, so in there the kernel is unpacked once more, in the warm-up.
+    for package in ("lz4", "zstandard", "backports"):
+        yield from _tree(site / package, (".py", ".pyc", ".so"))
     yield Path(sys.prefix) / "pyvenv.cfg"
     yield Path(sys.prefix) / "bin/vmm"
     yield Path(sys.prefix) / "bin/python"
