@@ -50,13 +50,10 @@ class PlanFinder:
         return True
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        top, _, tail = name.rpartition(".")
-        if path is None:
-            folder = self.roots.get(name)
-        else:
-            folder = path[0] if top.partition(".")[0] in self.roots else None
-        if folder is None:
+        root = self.roots.get(name.partition(".")[0])
+        if root is None:
             return None
+        folder, tail = (path[0] if path else root), name.rpartition(".")[2]
         base, external = f"{folder}/{tail}", self.external
         if self.exists(base + "/__init__.py"):
             loader = external.SourceFileLoader(name, base + "/__init__.py")

@@ -6,8 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from vmm_arch_x86_64 import layout as layout_module
 from vmmcore.front.config import VmConfig
+
+from vmm_arch_x86_64 import layout as layout_module
 
 
 class Hooks:

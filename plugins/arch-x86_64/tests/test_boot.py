@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vmm_arch_x86_64 import front
 from vmmcore.errors import UserError
+
+from vmm_arch_x86_64 import front
 
 GIB = 1 << 30
 LINUX64 = {"protocol": "linux64", "rip": 0x1000200, "setup_header": None, "initramfs": None}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+
 from vmm_arch_x86_64.topology import apic_ids, topology
 
 native = pytest.importorskip("vmm_arch_x86_64._native", reason="build the extension: pip install -e .")

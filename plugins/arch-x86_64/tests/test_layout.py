@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vmm_arch_x86_64 import layout as module
-from vmm_arch_x86_64.plugin import vmm_arch
 from vmmcore.errors import UserError
 from vmmcore.front.config import VmConfig
+
+from vmm_arch_x86_64 import layout as module
+from vmm_arch_x86_64.plugin import vmm_arch
 
 GIB = 1 << 30
 FIXED = [(0xE8000000, 0x10000000), (0xF8000000, 0x4000), (0xFEC00000, 0x1000), (0xFEE00000, 0x100000)]
