@@ -20,6 +20,7 @@ test: .venv/.ready ## every package's suite (tox), then the lab suite
 	@tools/apt.sh test
 	.venv/bin/tox run -q -e wheels
 	.venv/bin/tox run-parallel -p 2 --parallel-no-spinner -e $$(.venv/bin/python tools/envs.py)
+	.venv/bin/tox run -q -e fuzz -- 10
 	.venv/bin/tox run -r -e lab
 
 lab: .venv/.ready ## a shell in the lab: an emulated host with a complete KVM
