@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 from vmmcore.errors import UserError, VmmError
+from vmmcore.front.chardev import StreamOptions
 from vmmcore.front.config import VmConfig
 from vmmcore.front.planning import Layout, PlanContext
 
-from vmm_serial.plugin import SerialOptions, plan, vmm_cmdline_words, vmm_device_types
+from vmm_serial.plugin import plan, vmm_cmdline_words, vmm_device_types
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def context() -> Iterator[PlanContext]:
 
 def planned(context: PlanContext, text: str) -> dict[str, Any] | None:
     device: dict[str, Any] = {"type": "serial"}
-    if plan(context, SerialOptions.parse(text, "--serial"), device) is False:
+    if plan(context, StreamOptions.parse(text, "--serial"), device) is False:
         return None
     context.plan["devices"].append(device)
     return device
@@ -86,12 +87,12 @@ def test_port_is_claimed(context: PlanContext) -> None:
 
 @pytest.mark.parametrize(("text", "words"), [
     ("", "--serial: .*tty"), ("ttty", "--serial mode=: .*tty"), ("tty,file=/tmp/x", "--serial file=: .*tty"),
-    ("socket=/tmp/x", "--serial socket=: .*not supported"), ("fiel=/x", "--serial.*fiel.*file"),
+    ("socket=/tmp/x", "--serial.*socket.*it takes"), ("fiel=/x", "--serial.*fiel.*file"),
     ("file=", "--serial file=: "),
 ])
 def test_bad_option_is_one_line_that_names_it(text: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
-        SerialOptions.parse(text, "--serial")
+        StreamOptions.parse(text, "--serial")
     assert "\n" not in str(caught.value)
 
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from vmmcore.errors import UserError
-from vmmcore.front.options import Option, Options, Path
+from vmmcore.front.chardev import StreamOptions, open_stream
+from vmmcore.front.options import Option
 from vmmcore.hooks import DeviceType, hookimpl
 
 TYPE_CHECKING = False
@@ -20,23 +20,13 @@ API = (1, 0)
 EXIT_PORTS = 4
 
 
-class DebugconOptions(Options):
-    """Where the console's bytes go (``tty``, ``null``, ``off``, ``pty`` or ``file=PATH``), and the ports."""
+class DebugconOptions(StreamOptions):
+    """Where the console's bytes go, and the ports."""
 
-    positional = "mode"
-    mode = Option(str, None, "tty: standard output; pty: a new pseudo-terminal; null: nowhere; "
-                  "off: no debug console", choices=("tty", "null", "off", "pty"))
-    file = Option(Path, None, "write what the guest sends to this file")
     iobase = Option(int, 0xE9, "I/O port of the console", min=1, max=0xFFFF)
     stamp_port = Option(int, 0x80, "I/O port for boot-time stamps; 0: none", min=0, max=0xFFFF)
     exit_port = Option(int, 0, "I/O port whose first write ends the VM (0 is success); 0: none",
                        min=0, max=0x10000 - EXIT_PORTS)
-
-    def validate(self, option: str) -> None:
-        if self.mode is not None and self.file is not None:
-            raise UserError(f"{option} file=", f"cannot be combined with {self.mode}", "keep one of them")
-        if self.mode is None and self.file is None:
-            raise UserError(option, "it is not said where the bytes go", "use tty, pty, null or file=PATH")
 
 
 def plan(context: PlanContext, options: DebugconOptions, device: dict[str, Any]) -> bool:
@@ -49,15 +39,7 @@ def plan(context: PlanContext, options: DebugconOptions, device: dict[str, Any])
     if options.exit_port:
         context.ports(options.exit_port, EXIT_PORTS, "debugcon exit_port")
     device["resources"] = {"console": options.iobase, "stamp": options.stamp_port, "exit": options.exit_port}
-    files: dict[str, int] = {}
-    if options.mode == "tty":
-        files = {"out": context.open_stdio(1)}
-    elif options.mode == "pty":
-        pty = context.open_pty("--debugcon pty")
-        files = {"out": pty}
-    elif options.file is not None:
-        files = {"out": context.open_file(options.file, "--debugcon file=", "w")}
-    device["files"] = files
+    device["files"] = open_stream(context, options, "--debugcon", input=False)
     device["options"] = {"drop": options.mode == "pty"}
     return True
 
