@@ -5,7 +5,9 @@ import os
 
 import pytest
 
-from vmm_testkit.pytest_plugin import without_lab_options
+from vmm_testkit.kvm import KvmState
+from vmm_testkit.lab import Lab, LabStalled
+from vmm_testkit.pytest_plugin import pytest_cmdline_main, without_lab_options
 
 PRETEND = """
     import pytest
@@ -71,9 +73,35 @@ def test_arguments_without_the_labs() -> None:
         "--lab-out",
         "d",
         "--lab-timeout=3",
+        "--lab-stall=9",
+        "--lab-retries",
+        "2",
         "tests",
     ]
     assert without_lab_options(args) == ["-k", "x", "tests"]
+
+
+@pytest.mark.parametrize(("stalls", "retries", "status"), [(0, 0, 3), (1, 1, 3), (2, 2, 3), (1, 0, None), (3, 2, None)])
+def test_a_stalled_lab_is_started_again(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, stalls: int,
+                                        retries: int, status: int | None) -> None:
+    runs = []
+
+    def run(self: Lab, *args: object, **options: object) -> int:
+        runs.append(self.stall_timeout)
+        if len(runs) <= stalls:
+            raise LabStalled("the lab printed nothing for 7 s")
+        return 3
+
+    monkeypatch.setattr(Lab, "run", run)
+    monkeypatch.setattr("vmm_testkit.lab.in_lab", lambda: False)
+    monkeypatch.setattr("vmm_testkit.kvm.kvm_state", lambda: KvmState("missing", "for this test"))
+    config = pytester.parseconfig("--lab", "--lab-stall", "7", f"--lab-retries={retries}")
+    if status is None:
+        with pytest.raises(pytest.UsageError, match="printed nothing for 7 s"):
+            pytest_cmdline_main(config)
+    else:
+        assert pytest_cmdline_main(config) == status
+    assert runs == [7.0] * min(stalls + 1, retries + 1)
 
 
 @pytest.mark.busybox

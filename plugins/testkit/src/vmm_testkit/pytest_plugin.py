@@ -34,6 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--lab-timeout", type=float, default=1800.0, metavar="S", help="seconds for all of it (default 1800)"
     )
+    group.addoption(
+        "--lab-stall", type=float, metavar="S", help="give a lab up that prints nothing for S seconds (default: never)"
+    )
+    group.addoption(
+        "--lab-retries", type=int, default=0, metavar="N", help="start again up to N times after --lab-stall (default 0)"
+    )
     group.addoption("--lab-out", metavar="DIR", help="directory that tests in the lab may write to for good")
 
 
@@ -44,6 +50,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs_kvm: needs a KVM that runs tiny guests")
 
 
+LAB_OPTIONS = ("--lab-memory", "--lab-cpus", "--lab-timeout", "--lab-stall", "--lab-retries", "--lab-out")
+
+
 def without_lab_options(args: list[str]) -> list[str]:
     """pytest's arguments as they are for the session in the lab."""
     kept: list[str] = []
@@ -51,11 +60,9 @@ def without_lab_options(args: list[str]) -> list[str]:
     for arg in args:
         if skip:
             skip = False
-        elif arg in ("--lab-memory", "--lab-cpus", "--lab-timeout", "--lab-out"):
+        elif arg in LAB_OPTIONS:
             skip = True
-        elif arg != "--lab" and not arg.startswith(
-            ("--lab-memory=", "--lab-cpus=", "--lab-timeout=", "--lab-out=")
-        ):
+        elif arg != "--lab" and not arg.startswith(tuple(f"{option}=" for option in LAB_OPTIONS)):
             kept.append(arg)
     return kept
 
@@ -66,7 +73,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     if not config.getoption("--lab") or config.option.help:
         return None
     from vmm_testkit.kvm import kvm_state
-    from vmm_testkit.lab import Lab, LabError, in_lab
+    from vmm_testkit.lab import Lab, LabError, LabStalled, in_lab
 
     if in_lab() or kvm_state().runs_linux:
         return None
@@ -78,16 +85,24 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         memory_mib=config.getoption("--lab-memory"),
         cpus=config.getoption("--lab-cpus"),
         out=Path(out) if out else None,
+        stall_timeout=config.getoption("--lab-stall"),
     )
     # The cache of the last failures could not be kept there anyway.
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
     if sys.stdout.isatty() and config.option.color == "auto":
         command += ["--color=yes"]
     command += without_lab_options(list(config.invocation_params.args))
-    try:
-        return lab.run(command, cwd=config.invocation_params.dir, timeout=config.getoption("--lab-timeout"))
-    except (LabError, InitramfsError, KernelError) as error:
-        raise pytest.UsageError(f"--lab: {error}") from None
+    timeout, retries = config.getoption("--lab-timeout"), config.getoption("--lab-retries")
+    for attempt in range(retries + 1):
+        try:
+            return lab.run(command, cwd=config.invocation_params.dir, timeout=timeout)
+        except LabStalled as error:  # the emulated host's own kernel stopped, which no test can bring about
+            if attempt == retries:
+                raise pytest.UsageError(f"--lab: {error}") from None
+            print(f"\n--lab: {error}\n--lab: starting it again ({attempt + 1} of {retries})", flush=True)
+        except (LabError, InitramfsError, KernelError) as error:
+            raise pytest.UsageError(f"--lab: {error}") from None
+    raise AssertionError
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
