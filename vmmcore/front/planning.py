@@ -148,16 +148,19 @@ def _empty_plan(config: VmConfig, arch: Arch, layout: Layout) -> dict[str, Any]:
     }
 
 
+#: VMM_MAX_VCPUS of native.h: as many as there are 8-bit APIC ids
+MAX_VCPUS = 255
+
+
 def _check_cpus(config: VmConfig) -> None:
     """Compare with what KVM allows, when it can be asked."""
     from .check import kvm_max_vcpus
 
-    limit = kvm_max_vcpus()
-    if limit and config.cpus.max > limit:
+    host = kvm_max_vcpus() or MAX_VCPUS
+    limit, whose = (host, "this host's KVM allows") if host < MAX_VCPUS else (MAX_VCPUS, "vmm can run")
+    if config.cpus.max > limit:
         key = "boot" if config.cpus.boot > limit else "max"
-        raise UserError(
-            f"--cpus {key}=", f"{config.cpus.max} is more than this host's KVM allows", f"the most is {limit}"
-        )
+        raise UserError(f"--cpus {key}=", f"{config.cpus.max} is more than {whose}", f"the most is {limit}")
 
 
 def _guard(arch: Arch, call: Callable[[], Any]) -> Any:
