@@ -4,6 +4,21 @@
 
 #include <sys/ioctl.h>
 
+/* What the core cannot do without: NULL if KVM has all of it, else the name of the first that is missing. */
+const char *vmm_missing_cap(int kvm_fd) {
+  static const struct {
+    int cap;
+    const char *name;
+  } needed[] = {
+      {KVM_CAP_USER_MEMORY, "KVM_CAP_USER_MEMORY"}, {KVM_CAP_IRQ_ROUTING, "KVM_CAP_IRQ_ROUTING"},
+      {KVM_CAP_IRQFD, "KVM_CAP_IRQFD"},             {KVM_CAP_IOEVENTFD, "KVM_CAP_IOEVENTFD"},
+      {KVM_CAP_MP_STATE, "KVM_CAP_MP_STATE"},       {KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT"},
+  };
+  for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
+    if (ioctl(kvm_fd, KVM_CHECK_EXTENSION, (long)needed[i].cap) <= 0) return needed[i].name;
+  return NULL;
+}
+
 /* What KVM says of a capability for this VM: 0 if it lacks it. */
 int vmm_cap(vmm_vm *vm, int cap) {
   int r = ioctl(vm->fd, KVM_CHECK_EXTENSION, (long)cap);

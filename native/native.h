@@ -166,6 +166,7 @@ uint64_t vmm_first_run(vmm_vm *vm);
 uint64_t vmm_first_exit(vmm_vm *vm);
 
 /* kvm.c */
+const char *vmm_missing_cap(int kvm_fd);
 int vmm_cap(vmm_vm *vm, int cap);
 int vmm_enable_cap(vmm_vm *vm, int cap, uint64_t arg);
 int vmm_device_new(vmm_vm *vm, uint32_t type);

@@ -65,6 +65,12 @@ vmm_vm *vmm_vm_new(const char *device, int *err, const char **what) {
     rc = -ENOTSUP;
     goto fail;
   }
+  const char *missing = vmm_missing_cap(vm->kvm_fd);
+  if (missing) {
+    *what = missing;
+    rc = -ENOTSUP;
+    goto fail;
+  }
   *what = "KVM_CREATE_VM";
   do
     vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, 0);

@@ -145,7 +145,7 @@ static int answer(unsigned long request, void *arg) {
   case KVM_GET_VCPU_MMAP_SIZE:
     return GUEST_RUN_SIZE;
   case KVM_CHECK_EXTENSION:
-    return (long)arg == KVM_CAP_NR_MEMSLOTS ? FAKE_SLOTS : 0;
+    return (long)arg == fake.lacks ? 0 : (long)arg == KVM_CAP_NR_MEMSLOTS ? FAKE_SLOTS : 1;
   case KVM_CREATE_VCPU: {
     int fd = memfd_create("vcpu", MFD_CLOEXEC);
     return fd < 0 || ftruncate(fd, GUEST_RUN_SIZE) ? -1 : fd;

@@ -27,3 +27,12 @@ TEST(device_errors_name_the_ioctl) {
   EQ(vmm_attr_has(vm, -1, 8, 0), -ENXIO);
   fake_vm_end(vm);
 }
+
+TEST(a_kvm_that_is_too_old_is_named_by_what_it_lacks) {
+  int err = 0;
+  const char *what = "";
+  fake.lacks = KVM_CAP_IMMEDIATE_EXIT;
+  CHECK(!vmm_vm_new("/dev/null", &err, &what));
+  EQ(err, ENOTSUP);
+  CHECK(!strcmp(what, "KVM_CAP_IMMEDIATE_EXIT"));
+}

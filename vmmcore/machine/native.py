@@ -23,6 +23,7 @@ _HINTS = {
     ("memfd_create", 22): "no huge pages of this size on this host",
     ("mmap", 12): "not enough memory: less --memory, or more huge pages in the pool (vm.nr_hugepages)",
     ("KVM_SET_USER_MEMORY_REGION", 17): "guest memory regions overlap",
+    (None, 95): "this host's kernel is too old for vmm: Linux 4.13 or newer is needed",
     (None, 12): "out of memory",
     (None, 24): "too many open files: raise `ulimit -n`",
 }

@@ -10,6 +10,7 @@ carries the exit status.  FIFOs, because a port can be opened once only and `ech
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 
 #: Needed for the root and the pipes to the outside.
@@ -58,6 +59,26 @@ exec switch_root /new /run/lab/busybox sh /run/lab/lab-stage2
 """
 
 
+# KVM patches the running kernel's code (static keys) whenever the first VM appears, the last one goes, and at the
+# like turns of a vCPU's local APIC. QEMU's TCG now and then goes on running a breakpoint that such a patch has long
+# removed, for ever and with interrupts off: the lab stops. Two VMs that are never run keep those keys as they are.
+HOLD_KEYS = """
+import fcntl, os, signal
+kvm = os.open("/dev/kvm", os.O_RDWR)
+for irqchip in (True, False):
+    vm = fcntl.ioctl(kvm, 0xAE01, 0)  # KVM_CREATE_VM
+    if irqchip:
+        fcntl.ioctl(vm, 0xAE60, 0)  # KVM_CREATE_IRQCHIP
+    vcpu = fcntl.ioctl(vm, 0xAE41, 0)  # KVM_CREATE_VCPU
+    if irqchip:
+        sregs = bytearray(312)
+        fcntl.ioctl(vcpu, 0x8138AE83, sregs)  # KVM_GET_SREGS
+        sregs[272:280] = (0xFEE00000).to_bytes(8, "little")  # apic_base without its enable bit
+        fcntl.ioctl(vcpu, 0x4138AE84, bytes(sregs))  # KVM_SET_SREGS
+signal.pause()
+"""
+
+
 def stage2(
     argv: Sequence[str],
     cwd: str,
@@ -92,6 +113,8 @@ def stage2(
             f"$b mkdir -p {quote(shared)}",
             f"$b mount -t 9p -o cache=mmap,{_TUNING} out {quote(shared)} || stop lab-error:out",
         ]
+    hold = f"{quote(sys.executable)} -I -S -c {quote(HOLD_KEYS)} < /dev/null > /dev/null 2>&1 &"
+    lines += [f"[ ! -e /dev/kvm ] || {hold}"]
     if tty:
         # In one session: the terminal forgets its size when the last file on it is closed.
         resize = f"$0 stty rows {size[0]} cols {size[1]}"
