@@ -8,7 +8,7 @@ purpose=${1:-build}
 build="gcc libc6-dev python3-venv python3-dev"
 run="$build busybox-static kmod"
 lab="$run qemu-system-x86"
-test="$lab acpica-tools clang libclang-rt-dev cpio dmidecode pciutils"
+test="$lab acpica-tools clang libclang-rt-dev cpio dmidecode lz4 pciutils zstd"
 case $purpose in
   build) want=$build ;;
   run) want=$run ;;
