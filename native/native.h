@@ -256,6 +256,7 @@ int vmm_pci_set(vmm_pci_dev *dev, uint32_t offset, uint32_t size, uint32_t value
 uint32_t vmm_pci_get(vmm_pci_dev *dev, uint32_t offset, uint32_t size);
 int vmm_pci_add_cap(vmm_pci_dev *dev, uint8_t id, const uint8_t *body, const uint8_t *wmask, uint32_t len);
 int vmm_pci_add_bar(vmm_pci_dev *dev, unsigned index, uint64_t size, uint32_t flags, vmm_io_fn fn, void *opaque);
+int vmm_pci_bar_first(vmm_pci_dev *dev, unsigned index, uint64_t at);
 int vmm_pci_bar_ioeventfd(vmm_pci_dev *dev, unsigned index, uint64_t offset, uint32_t len, int fd, int assign);
 uint64_t vmm_pci_bar_base(vmm_pci_dev *dev, unsigned index); /* where it decodes now, or VMM_NO_ADDR */
 int vmm_pci_add_msix(vmm_pci_dev *dev, unsigned bar, uint64_t table, uint64_t pba, unsigned vectors);

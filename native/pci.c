@@ -278,6 +278,15 @@ int vmm_pci_add_bar(vmm_pci_dev *dev, unsigned i, uint64_t size, uint32_t flags,
   return 0;
 }
 
+/* The address that the BAR holds when the device is attached. */
+int vmm_pci_bar_first(vmm_pci_dev *dev, unsigned i, uint64_t at) {
+  if (i >= 6 || !dev->bar[i].size || at % dev->bar[i].size || dev->seg) return -EINVAL;
+  uint8_t *reg = &dev->cfg[BAR0 + 4 * i];
+  put(reg, 4, (uint32_t)at | (get(reg, 4) & (dev->bar[i].flags & VMM_BAR_IO ? 3u : 15u)));
+  if (dev->bar[i].flags & VMM_BAR_64) put(reg + 4, 4, (uint32_t)(at >> 32));
+  return 0;
+}
+
 int vmm_pci_bar_ioeventfd(vmm_pci_dev *dev, unsigned i, uint64_t offset, uint32_t len, int fd, int assign) {
   if (i >= 6 || !dev->bar[i].size || len > dev->bar[i].size || offset > dev->bar[i].size - len) return -EINVAL;
   struct vmm_pci_segment *seg = dev->seg;

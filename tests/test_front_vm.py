@@ -222,6 +222,41 @@ def test_hot_plug_and_unplug() -> None:
         assert fds() == before
 
 
+def test_a_device_that_fails_to_build_leaves_its_place_free(tmp_path: Path) -> None:
+    script = tmp_path / "picky.py"
+    script.write_text(f"""
+import os
+from vmmcore import GuestError, PciDevice, Vm, VmConfig
+
+class Picky(PciDevice):
+    def realize(self):
+        self.add_bar(0, 1 << 28)  # the 32-bit window has no room for three of them
+        self.add_msix(1, self.options["vectors"])
+
+def files(vm):
+    return len(os.listdir(f"/proc/{{vm.pid}}/fd"))
+
+if __name__ == "__main__":
+    with Vm(VmConfig(kernel={guest(FOREVER).kernel!r}, memory="32M")) as vm:
+        vm.boot()
+        before = files(vm)
+        for _ in range(4):
+            try:
+                vm.add_device(Picky, {{"vectors": 0}})
+            except GuestError as error:
+                assert "MSI-X with 0 vectors" in str(error), error
+            else:
+                raise AssertionError("built")
+        assert files(vm) == before
+        for _ in range(4):
+            vm.remove_device(vm.add_device(Picky, {{"vectors": 2}}))
+        assert files(vm) == before
+        print("fine")
+""")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("fine\n", "")
+
+
 def test_check_runs_a_guest() -> None:
     status = probe_kvm()
     assert status.state in ("usable", "interpreted")

@@ -249,28 +249,38 @@ class PciDevice(Device):
                               (0x08, self.class_code << 8 | self.revision),
                               (0x2C, self.subsystem_id << 16 | self.subsystem_vendor_id)):
             lib.vmm_pci_set(self.pci, offset, 4, value, 0, 0)
-        self.realize()
-        segment = self.machine.segments[place.get("segment", 0)]
+        try:
+            self.realize()
+            self._place(place.get("segment", 0))
+            check(vm, lib.vmm_pci_attach(self.pci, place.get("segment", 0), place["slot"]))
+        except BaseException:
+            self._free_pci()
+            raise
+
+    def _place(self, segment_id: int) -> None:
+        """Give each BAR its first address."""
+        from .machine.native import lib
+
+        segment = self.machine.segments[segment_id]
         for index, size, flags in self._bars:
             window, at = segment.address(flags, size)
             self._windows.append((window, at))
-            for half in range(2 if flags & 4 else 1):
-                low = lib.vmm_pci_get(self.pci, 0x10 + 4 * (index + half), 4) if not half else 0
-                mask = ~(size - 1) >> (32 * half) & 0xFFFF_FFFF
-                mask &= ~(3 if flags & 1 else 15) if not half else 0xFFFF_FFFF
-                value = (at >> (32 * half)) & 0xFFFF_FFFF | low
-                lib.vmm_pci_set(self.pci, 0x10 + 4 * (index + half), 4, value, mask, 0)
-        check(vm, lib.vmm_pci_attach(self.pci, place.get("segment", 0), place["slot"]))
+            lib.vmm_pci_bar_first(self.pci, index, at)
 
     def _teardown(self) -> None:
         from .machine.native import lib
 
         lib.vmm_pci_detach(self.pci)
         self.remove()
+        self._free_pci()
+
+    def _free_pci(self) -> None:
+        from .machine.native import lib
+
         for window, at in self._windows:
             window.give(at)
         lib.vmm_pci_free(self.pci)
-        self.pci, self._handlers = None, []
+        self.pci, self._handlers, self._windows = None, [], []
 
     def _save(self) -> dict[str, Any]:
         from .machine.native import ffi, lib
