@@ -85,7 +85,18 @@ def test_timeout_and_stall(debian_kernel: Kernel, qemu: str) -> None:
         Lab(kernel=debian_kernel).run(["sleep", "1000"], timeout=3)
     with pytest.raises(LabStalled, match="printed nothing for 2 s"):
         Lab(kernel=debian_kernel, stall_timeout=2).run(["sleep", "1000"], timeout=100)
+
     assert qemus() <= before
+
+
+def test_a_cpu_that_shows_no_life_any_more(
+    debian_kernel: Kernel, qemu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmm_testkit.lab_session.BEAT_LIMIT", 15.0)
+    stop = "for p in /proc/[0-9]*; do grep -q 'lab-[b]eat 1' $p/cmdline && kill -STOP ${p#/proc/}; done 2> /dev/null"
+    kill = f"sleep 2; {stop}; while :; do echo busy; sleep 5; done"
+    with pytest.raises(LabStalled, match="CPU 1 of the lab has stopped"):
+        Lab(kernel=debian_kernel, cpus=2).run(["sh", "-c", kill], timeout=100)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

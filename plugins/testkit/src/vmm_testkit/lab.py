@@ -168,6 +168,7 @@ class Lab:
             modules=str(kernel.modules),
             tty=terminal,
             size=_size(),
+            beats=0 if self.icount else self.cpus,  # there they would disturb what is counted
         )
         buffer = io.BytesIO()
         archive = CpioWriter(buffer)

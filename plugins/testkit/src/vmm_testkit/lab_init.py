@@ -89,12 +89,14 @@ def stage2(
     modules: str,
     tty: str,
     size: tuple[int, int] = (24, 80),
+    beats: int = 0,
 ) -> tuple[str, str]:
     """The scripts (stage 2, job) for one run.
 
     ``nonce`` ends the two output streams and is the first word of the status line. ``shared`` is the
     directory of the second, writable 9p share; ``modules`` the L1 kernel's module directory as seen
     outside; ``tty`` the job's terminal (``""``: FIFOs and no standard input), ``size`` its rows and columns.
+    The first ``beats`` CPUs each write a line to the lab's console every ten seconds, to show that they live.
     """
     quote = shlex.quote
     lines = [
@@ -115,6 +117,9 @@ def stage2(
         ]
     hold = f"{quote(sys.executable)} -I -S -c {quote(HOLD_KEYS)} < /dev/null > /dev/null 2>&1 &"
     lines += [f"[ ! -e /dev/kvm ] || {hold}"]
+    for cpu in range(beats):
+        loop = f"while echo lab-beat {cpu}; do $0 sleep 10; done"
+        lines += [f"$b taskset {1 << cpu:x} $b sh -c '{loop}' $b < /dev/null > /dev/ttyS0 2>&1 &"]
     if tty:
         # In one session: the terminal forgets its size when the last file on it is closed.
         resize = f"$0 stty rows {size[0]} cols {size[1]}"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import selectors
 import socket
 import subprocess
@@ -12,6 +13,12 @@ import time
 import tty
 from collections.abc import Callable, Sequence
 from typing import BinaryIO
+
+#: seconds after which a CPU of the lab that has shown life, and no longer does, is dead
+BEAT_LIMIT = 60.0
+
+
+_BEAT = re.compile(rb"lab-beat (\d+)\r?\n")
 
 
 class LabError(Exception):
@@ -23,7 +30,8 @@ class LabTimeout(LabError):
 
 
 class LabStalled(LabError):
-    """The lab printed nothing for too long; it was killed. Worth another try (see ``icount``)."""
+    """The emulated host stopped: it printed nothing for too long and was killed, or its kernel died. Worth another
+    try (docs/lab.md, Limits)."""
 
 
 class Stream:
@@ -75,6 +83,7 @@ class Session:
         self._deadline = deadline
         self._stall = stall
         self._console = b""
+        self._beats: dict[bytes, float] = {}
         self._tty = ends[4] if len(ends) > 4 else None
         self._escape = False
         self._selector = selectors.DefaultSelector()
@@ -89,6 +98,9 @@ class Session:
 
     def _on_console(self, data: bytes) -> None:
         self._console = (self._console + data)[-65536:]
+        for cpu in _BEAT.findall(self._console):
+            self._beats[cpu] = time.monotonic()
+        self._console = _BEAT.sub(b"", self._console)
 
     def run(self) -> int:
         with self._selector:
@@ -116,12 +128,17 @@ class Session:
             if status is not None:
                 return status
             until = self._deadline if self._stall is None else min(self._deadline, last + self._stall)
+            if self._beats:
+                until = min(until, min(self._beats.values()) + BEAT_LIMIT)
             events = self._selector.select(max(0.0, until - time.monotonic()))
-            if events:
+            if any(key.data != self._on_console for key, _ in events):
                 last = time.monotonic()
-            elif time.monotonic() >= self._deadline:
+            if not events and time.monotonic() >= self._deadline:
                 raise LabTimeout("the lab's time is over" + self._tail())
-            elif self._stall is not None and time.monotonic() - last >= self._stall:
+            dead = [cpu for cpu, seen in self._beats.items() if time.monotonic() - seen >= BEAT_LIMIT]
+            if dead and not events:
+                raise LabStalled(f"CPU {dead[0].decode()} of the lab has stopped" + self._tail())
+            if not events and self._stall is not None and time.monotonic() - last >= self._stall:
                 raise LabStalled(f"the lab printed nothing for {self._stall:g} s" + self._tail())
             for key, _ in events:
                 data = os.read(key.fd, 65536)
@@ -134,7 +151,7 @@ class Session:
                     status = self._status()
                     if status is not None:
                         return status
-                    raise LabError(self._death() + self._tail())
+                    raise self._death()
 
     def _drain(self) -> None:
         """Take what is still in the sockets of a QEMU that has ended."""
@@ -154,15 +171,16 @@ class Session:
             return None
         return int(words[1])
 
-    def _death(self) -> str:
+    def _death(self) -> LabError:
         code = self._process.wait()
         assert self._process.stderr is not None
         said = self._process.stderr.read().decode(errors="replace").strip().splitlines()
-        return f"QEMU ended (status {code}) before the job did" + (f": {said[-1]}" if said else "")
+        text = f"QEMU ended (status {code}) before the job did" + (f": {said[-1]}" if said else "") + self._tail()
+        return LabStalled(text) if code == 0 and b"Kernel panic" in self._console else LabError(text)
 
     def _tail(self) -> str:
         lines = self._console.decode(errors="replace").replace("\r", "").split("\n")
-        tail = [line for line in lines if line.strip()][-15:]
+        tail = [line for line in lines if line.strip()][-40:]
         return "\n  the lab's console: " + "\n    ".join(["", *tail]) if tail else ""
 
 

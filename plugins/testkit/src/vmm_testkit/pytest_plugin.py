@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from vmm_testkit.guest import DebianGuest
     from vmm_testkit.kernels import Kernel
     from vmm_testkit.kvm import KvmState
+    from vmm_testkit.lab import Lab
 
 _guests: pytest.StashKey[list[DebianGuest]] = pytest.StashKey()
 _kvm: pytest.StashKey[KvmState] = pytest.StashKey()
@@ -50,6 +53,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs_kvm: needs a KVM that runs tiny guests")
 
 
+#: environment variable of a session in the lab: the file that keeps the tests that passed
+PASSED = "VMM_LAB_PASSED"
 LAB_OPTIONS = ("--lab-memory", "--lab-cpus", "--lab-timeout", "--lab-stall", "--lab-retries", "--lab-out")
 
 
@@ -73,36 +78,72 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     if not config.getoption("--lab") or config.option.help:
         return None
     from vmm_testkit.kvm import kvm_state
-    from vmm_testkit.lab import Lab, LabError, LabStalled, in_lab
+    from vmm_testkit.lab import Lab, LabError, in_lab
 
     if in_lab() or kvm_state().runs_linux:
         return None
     from vmm_testkit.initramfs import InitramfsError
     from vmm_testkit.kernels import KernelError
 
-    out = config.getoption("--lab-out")
-    lab = Lab(
-        memory_mib=config.getoption("--lab-memory"),
-        cpus=config.getoption("--lab-cpus"),
-        out=Path(out) if out else None,
-        stall_timeout=config.getoption("--lab-stall"),
-    )
+    with tempfile.TemporaryDirectory(prefix="vmm-lab-") as scratch:
+        out = Path(config.getoption("--lab-out") or scratch).absolute()
+        lab = Lab(
+            memory_mib=config.getoption("--lab-memory"),
+            cpus=config.getoption("--lab-cpus"),
+            out=out,
+            stall_timeout=config.getoption("--lab-stall"),
+        )
+        try:
+            return _run_in(lab, config, out / f"passed-{os.getpid()}")
+        except (LabError, InitramfsError, KernelError) as error:
+            raise pytest.UsageError(f"--lab: {error}") from None
+
+
+def _run_in(lab: Lab, config: pytest.Config, passed: Path) -> int:
+    """The session, in the lab; when the emulated host itself stops, which no test can bring about, the rest of it
+    in another."""
+    from vmm_testkit.lab import LabStalled
+
     # The cache of the last failures could not be kept there anyway.
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
     if sys.stdout.isatty() and config.option.color == "auto":
         command += ["--color=yes"]
     command += without_lab_options(list(config.invocation_params.args))
     timeout, retries = config.getoption("--lab-timeout"), config.getoption("--lab-retries")
-    for attempt in range(retries + 1):
-        try:
-            return lab.run(command, cwd=config.invocation_params.dir, timeout=timeout)
-        except LabStalled as error:  # the emulated host's own kernel stopped, which no test can bring about
-            if attempt == retries:
-                raise pytest.UsageError(f"--lab: {error}") from None
-            print(f"\n--lab: {error}\n--lab: starting it again ({attempt + 1} of {retries})", flush=True)
-        except (LabError, InitramfsError, KernelError) as error:
-            raise pytest.UsageError(f"--lab: {error}") from None
-    raise AssertionError
+    env = {PASSED: str(passed)}
+    try:
+        for attempt in range(retries + 1):
+            try:
+                status = lab.run(command, cwd=config.invocation_params.dir, env=env, timeout=timeout)
+            except LabStalled as error:
+                if attempt == retries:
+                    raise
+                print(f"\n--lab: {error}\n--lab: starting it again ({attempt + 1} of {retries})", flush=True)
+                continue
+            everything_had_passed = attempt > 0 and status == pytest.ExitCode.NO_TESTS_COLLECTED
+            return 0 if everything_had_passed else status
+        raise AssertionError
+    finally:
+        passed.unlink(missing_ok=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a lab that follows one that stopped: leave out what has passed there."""
+    path = Path(os.environ.get(PASSED) or os.devnull)
+    done = set(path.read_text().splitlines()) if path.is_file() else set()
+    if done:
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
+        items[:] = [item for item in items if item.nodeid not in done]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Keep a list of what passed where it outlives the lab."""
+    finished = report.skipped if report.when == "setup" else report.when == "call" and not report.failed
+    if PASSED in os.environ and finished and report.outcome in ("passed", "skipped"):
+        with open(os.environ[PASSED], "a") as file:
+            file.write(report.nodeid + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
