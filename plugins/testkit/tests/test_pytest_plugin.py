@@ -76,6 +76,7 @@ def test_arguments_without_the_labs() -> None:
         "--lab-stall=9",
         "--lab-retries",
         "2",
+        "--lab-tests=4",
         "tests",
     ]
     assert without_lab_options(args) == ["-k", "x", "tests"]

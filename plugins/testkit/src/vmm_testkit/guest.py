@@ -82,7 +82,7 @@ class DebianGuest:
         vmm: Sequence[str] | None = None,
         argv: Sequence[str] | None = None,
         env: Mapping[str, str] | None = None,
-        boot_timeout: float = 120.0,
+        boot_timeout: float = 60.0,
     ) -> None:
         self._token = "vk" + secrets.token_hex(8)
         self.boot_timeout = boot_timeout

@@ -43,6 +43,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--lab-retries", type=int, default=0, metavar="N", help="start again up to N times after --lab-stall (default 0)"
     )
+    group.addoption(
+        "--lab-tests", type=int, default=0, metavar="N", help="at most N tests in one lab, then another (default: all)"
+    )
     group.addoption("--lab-out", metavar="DIR", help="directory that tests in the lab may write to for good")
 
 
@@ -53,9 +56,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs_kvm: needs a KVM that runs tiny guests")
 
 
-#: environment variable of a session in the lab: the file that keeps the tests that passed
+#: environment variables of a session in the lab: the file that keeps the tests that passed; how many to run
 PASSED = "VMM_LAB_PASSED"
-LAB_OPTIONS = ("--lab-memory", "--lab-cpus", "--lab-timeout", "--lab-stall", "--lab-retries", "--lab-out")
+MOST = "VMM_LAB_TESTS"
+LAB_OPTIONS = (
+    "--lab-memory", "--lab-cpus", "--lab-timeout", "--lab-stall", "--lab-retries", "--lab-tests", "--lab-out",
+)  # fmt: skip
 
 
 def without_lab_options(args: list[str]) -> list[str]:
@@ -109,31 +115,39 @@ def _run_in(lab: Lab, config: pytest.Config, passed: Path) -> int:
     if sys.stdout.isatty() and config.option.color == "auto":
         command += ["--color=yes"]
     command += without_lab_options(list(config.invocation_params.args))
-    timeout, retries = config.getoption("--lab-timeout"), config.getoption("--lab-retries")
-    env = {PASSED: str(passed)}
+    most, retries = config.getoption("--lab-tests"), config.getoption("--lab-retries")
+    env = {PASSED: str(passed), MOST: str(most)}
+    labs = 0
     try:
-        for attempt in range(retries + 1):
+        while True:
             try:
-                status = lab.run(command, cwd=config.invocation_params.dir, env=env, timeout=timeout)
+                status = lab.run(
+                    command, cwd=config.invocation_params.dir, env=env, timeout=config.getoption("--lab-timeout")
+                )
             except LabStalled as error:
-                if attempt == retries:
+                if not retries:
                     raise
-                print(f"\n--lab: {error}\n--lab: starting it again ({attempt + 1} of {retries})", flush=True)
+                print(f"\n--lab: {error}\n--lab: going on in another ({retries} times more)", flush=True)
+                retries, labs = retries - 1, labs + 1
                 continue
-            everything_had_passed = attempt > 0 and status == pytest.ExitCode.NO_TESTS_COLLECTED
-            return 0 if everything_had_passed else status
-        raise AssertionError
+            if status == pytest.ExitCode.NO_TESTS_COLLECTED and labs:
+                return 0  # the labs before this one have run everything
+            if status or not most:
+                return status
+            labs += 1
     finally:
         passed.unlink(missing_ok=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In a lab that follows one that stopped: leave out what has passed there."""
+    """In a lab that follows another: leave out what has passed there; and no more tests than one lab is to run."""
     path = Path(os.environ.get(PASSED) or os.devnull)
     done = set(path.read_text().splitlines()) if path.is_file() else set()
-    if done:
-        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
-        items[:] = [item for item in items if item.nodeid not in done]
+    rest = [item for item in items if item.nodeid not in done]
+    chosen = rest[: int(os.environ.get(MOST) or 0) or len(rest)]
+    if len(chosen) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
