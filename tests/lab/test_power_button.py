@@ -27,6 +27,6 @@ def test_power_button_is_a_key_press_in_the_guest(kernel_of: Callable[[str], Ker
         assert guest.check("awk '/ACPI:Ged/ { print $2 }' /proc/interrupts") == "0\n"
         os.kill(guest.pid, signal.SIGUSR1)
         guest.check("until [ -s /run/key ]; do :; done", timeout=60)
-        # struct input_event: 16 bytes of time, then type EV_KEY (1), code KEY_POWER (116), value 1
-        assert guest.check("hexdump -s 16 -e '2/2 \"%d \" 1/4 \"%d\"' /run/key").split() == ["1", "116", "1"]
+        # struct input_event: 16 bytes of time, then type EV_KEY (1), code KEY_POWER (116), value 1 in 32 bits
+        assert guest.check("hexdump -s 16 -e '4/2 \"%u \"' /run/key").split() == ["1", "116", "1", "0"]
         assert guest.poweroff() == 0
