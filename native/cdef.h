@@ -89,6 +89,5 @@ void vmm_pci_reset(vmm_pci_dev *dev);
 int vmm_pci_save(vmm_pci_dev *dev, uint8_t *out, size_t cap);
 int vmm_pci_restore(vmm_pci_dev *dev, const uint8_t *in, size_t len);
 
-/* A handler in Python: opaque is a handle of machine.bus.Region. vCPU threads, takes the GIL. */
+/* A handler in Python: opaque is a handle of machine.bus.Handler. vCPU threads, takes the GIL. */
 extern "Python+C" void vmm_py_io(void *opaque, uint64_t offset, void *data, uint32_t size, int is_write);
-extern "Python+C" void vmm_py_config(void *opaque, uint32_t offset, uint32_t size);

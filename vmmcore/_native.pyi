@@ -5,7 +5,6 @@ from typing import Any, Protocol
 
 class _Lib(Protocol):
     vmm_py_io: Any
-    vmm_py_config: Any
 
     def vmm_vm_new(self, device: Any, err: Any, what: Any, /) -> Any: ...
     def vmm_vm_free(self, vm: Any, /) -> None: ...
