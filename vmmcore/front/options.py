@@ -195,7 +195,10 @@ class Options:
         for name in own:
             if hasattr(Options, name):
                 raise TypeError(f"{cls.__name__}.{name}: this name is taken by Options itself")
-        cls._options = {**cls._options, **own}
+        inherited: dict[str, Option[Any]] = {}
+        for base in reversed(cls.__bases__):  # several: fragments that are mixed
+            inherited.update(getattr(base, "_options", {}))
+        cls._options = {**inherited, **own}
         if cls.positional is None and "path" in cls._options:
             cls.positional = "path"
 
