@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .front.config import Cpus, DeviceConfig, Memory, VmConfig
     from .front.options import Option, Options
     from .front.vm import Vm
+    from .registers import Register, RegisterMap
 
 __all__ = [
     "Cpus",
@@ -38,6 +39,8 @@ __all__ = [
     "Options",
     "PciDevice",
     "PluginError",
+    "Register",
+    "RegisterMap",
     "UserError",
     "Vm",
     "VmConfig",
@@ -51,6 +54,7 @@ _HOMES = {
     "front.config": ("Cpus", "DeviceConfig", "Memory", "VmConfig"),
     "front.options": ("Option", "Options"),
     "front.vm": ("Vm",),
+    "registers": ("Register", "RegisterMap"),
 }
 
 

@@ -18,10 +18,13 @@ from .errors import VmmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+    from collections.abc import Callable, Mapping
+    from typing import Any, TypeVar
 
     from .machine.assembly import Machine
+    from .registers import RegisterMap
+
+    Map = TypeVar("Map", bound=RegisterMap)
 
 _NEXT = {
     "configured": ("activated", "removed"),
@@ -151,6 +154,7 @@ class PciDevice(Device):
 
     pci: Any  # struct vmm_pci_dev *
     msix: list[MsixVector]
+    _maps: Mapping[int, RegisterMap] = {}
 
     def add_bar(self, index: int, size: int, read: Callable[[int, int], int] | None = None,
                 write: Callable[[int, int, int], None] | None = None, *, prefetchable: bool = False,
@@ -175,6 +179,19 @@ class PciDevice(Device):
         if err:
             raise VmmError(f"{self.id}: BAR {index} of {size} bytes is not possible")
         self._bars.append((index, size, flags))
+
+    def add_registers(self, bar: int, registers: type[Map], reset: Mapping[str, int] | None = None, *,
+                      prefetchable: bool = False, is64: bool = False, io: bool = False) -> Map:
+        """Base address register `bar` that holds a register map (:mod:`vmmcore.registers`); the map.
+
+        Handlers are methods of this device: ``on_write_NAME(value)``, ``on_read_NAME()``. `reset`: reset values
+        that differ from the declared ones; the rest as in :meth:`add_bar`. The values are saved, restored and reset
+        with the device, before its own restore() and reset(). Raises VmmError.
+        """
+        made = registers(self, reset)
+        self.add_bar(bar, made.bar_size(), made.read, made.write, prefetchable=prefetchable, is64=is64, io=io)
+        self._maps = {**self._maps, bar: made}
+        return made
 
     def add_capability(self, id: int, body: bytes, writable: bytes | None = None) -> int:
         """Append a PCI capability (without its two header bytes); returns its offset.
@@ -251,6 +268,10 @@ class PciDevice(Device):
             lib.vmm_pci_set(self.pci, offset, 4, value, 0, 0)
         try:
             self.realize()
+            if self._maps:
+                from .registers import check_handlers
+
+                check_handlers(self, list(self._maps.values()))
             self._place(place.get("segment", 0))
             check(vm, lib.vmm_pci_attach(self.pci, place.get("segment", 0), place["slot"]))
         except BaseException:
@@ -266,6 +287,12 @@ class PciDevice(Device):
             window, at = segment.address(flags, size)
             self._windows.append((window, at))
             lib.vmm_pci_bar_first(self.pci, index, at)
+
+    def _enter(self, state: str) -> None:
+        if state == "reset":
+            for regs in self._maps.values():
+                regs.reset()
+        super()._enter(state)
 
     def _teardown(self) -> None:
         from .machine.native import lib
@@ -287,7 +314,10 @@ class PciDevice(Device):
 
         buffer = ffi.new("uint8_t[]", 4096 + 16 * 2048)
         size = lib.vmm_pci_save(self.pci, buffer, len(buffer))
-        return {**super()._save(), "pci": bytes(ffi.buffer(buffer, size))}
+        state = {**super()._save(), "pci": bytes(ffi.buffer(buffer, size))}
+        if self._maps:
+            state["registers"] = {f"bar{bar}": regs.save() for bar, regs in self._maps.items()}
+        return state
 
     def _restore(self, state: dict[str, Any]) -> None:
         from .machine.native import lib
@@ -295,4 +325,6 @@ class PciDevice(Device):
         saved = state.get("pci", b"")
         if lib.vmm_pci_restore(self.pci, saved, len(saved)):
             raise VmmError(f"{self.id}: the saved PCI state is of another device")
+        for bar, regs in self._maps.items():
+            regs.restore(state.get("registers", {}).get(f"bar{bar}", {}))
         super()._restore(state)
