@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
@@ -54,11 +55,14 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "linux_guest: needs a KVM that runs stock Linux (complete, or the lab's)"
     )
     config.addinivalue_line("markers", "needs_kvm: needs a KVM that runs tiny guests")
+    # Taken out: a pytest that a test starts is no part of this session.
+    record, most = os.environ.pop("VMM_LAB_RECORD", ""), os.environ.pop("VMM_LAB_TESTS", "0")
+    if record:
+        from vmm_testkit.spread import Part
+
+        config.pluginmanager.register(Part(config, Path(record), int(most)), "vmm-lab-part")
 
 
-#: environment variables of a session in the lab: the file that keeps the tests that passed; how many to run
-PASSED = "VMM_LAB_PASSED"
-MOST = "VMM_LAB_TESTS"
 LAB_OPTIONS = (
     "--lab-memory", "--lab-cpus", "--lab-timeout", "--lab-stall", "--lab-retries", "--lab-tests", "--lab-out",
 )  # fmt: skip
@@ -100,64 +104,31 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
             stall_timeout=config.getoption("--lab-stall"),
         )
         try:
-            return _run_in(lab, config, out / f"passed-{os.getpid()}")
+            return _run_in(lab, config, out / f".record-{os.getpid()}")
         except (LabError, InitramfsError, KernelError) as error:
             raise pytest.UsageError(f"--lab: {error}") from None
 
 
-def _run_in(lab: Lab, config: pytest.Config, passed: Path) -> int:
-    """The session, in the lab; when the emulated host itself stops, which no test can bring about, the rest of it
-    in another."""
-    from vmm_testkit.lab import LabStalled
+def _run_in(lab: Lab, config: pytest.Config, record: Path) -> int:
+    """The session, in the lab or spread over several."""
+    from vmm_testkit.spread import run_spread
 
     # The cache of the last failures could not be kept there anyway.
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
     if sys.stdout.isatty() and config.option.color == "auto":
         command += ["--color=yes"]
     command += without_lab_options(list(config.invocation_params.args))
-    most, retries = config.getoption("--lab-tests"), config.getoption("--lab-retries")
-    env = {PASSED: str(passed), MOST: str(most)}
-    labs = 0
+
+    def run(env: dict[str, str]) -> int:
+        return lab.run(command, cwd=config.invocation_params.dir, env=env, timeout=config.getoption("--lab-timeout"))
+
+    if not config.getoption("--lab-tests") and not config.getoption("--lab-retries"):
+        return run({})
+    width = shutil.get_terminal_size().columns if config.get_verbosity() >= 0 else None
     try:
-        while True:
-            try:
-                status = lab.run(
-                    command, cwd=config.invocation_params.dir, env=env, timeout=config.getoption("--lab-timeout")
-                )
-            except LabStalled as error:
-                if not retries:
-                    raise
-                print(f"\n--lab: {error}\n--lab: going on in another ({retries} times more)", flush=True)
-                retries, labs = retries - 1, labs + 1
-                continue
-            if status == pytest.ExitCode.NO_TESTS_COLLECTED and labs:
-                return 0  # the labs before this one have run everything
-            if status or not most:
-                return status
-            labs += 1
+        return run_spread(config, run, record, width)
     finally:
-        passed.unlink(missing_ok=True)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In a lab that follows another: leave out what has passed there; and no more tests than one lab is to run."""
-    path = Path(os.environ.get(PASSED) or os.devnull)
-    done = set(path.read_text().splitlines()) if path.is_file() else set()
-    rest = [item for item in items if item.nodeid not in done]
-    chosen = rest[: int(os.environ.get(MOST) or 0) or len(rest)]
-    if len(chosen) < len(items):
-        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-        items[:] = chosen
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Keep a list of what passed where it outlives the lab."""
-    finished = report.skipped if report.when == "setup" else report.when == "call" and not report.failed
-    if PASSED in os.environ and finished and report.outcome in ("passed", "skipped"):
-        with open(os.environ[PASSED], "a") as file:
-            file.write(report.nodeid + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        record.unlink(missing_ok=True)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
