@@ -31,7 +31,7 @@ with open(f"{HERE}/cdef.h", encoding="utf-8") as file:
     ffi.cdef(file.read())
 ffi.set_source(
     "vmmcore._native",
-    '#include "native.h"',
+    '#include "virtio.h"',
     sources=SOURCES,
     depends=HEADERS,
     include_dirs=[HERE, INCLUDE],

@@ -89,5 +89,69 @@ void vmm_pci_reset(vmm_pci_dev *dev);
 int vmm_pci_save(vmm_pci_dev *dev, uint8_t *out, size_t cap);
 int vmm_pci_restore(vmm_pci_dev *dev, const uint8_t *in, size_t len);
 
+void vmm_pci_set_intx(vmm_pci_dev *dev, uint32_t gsi);
+void vmm_pci_intx(vmm_pci_dev *dev, int level);
+int vmm_pci_msix_enabled(vmm_pci_dev *dev);
+int vmm_pci_bar_memory(vmm_pci_dev *dev, unsigned index, void *hva);
+void vmm_bus_access(vmm_vm *vm, int space, uint64_t addr, void *data, uint32_t size, int is_write);
+
+typedef struct vmm_queue vmm_queue;
+typedef struct vmm_virtio vmm_virtio;
+typedef void (*vmm_queue_fn)(void *opaque, vmm_queue *queue);
+typedef int (*vmm_features_fn)(void *opaque, uint64_t features);
+struct iovec { void *iov_base; size_t iov_len; ...; };
+struct vmm_chain {
+  uint16_t id;
+  uint16_t slots;
+  uint32_t n_out, n_in;
+  uint64_t out_len, in_len;
+};
+int vmm_queue_pop(vmm_queue *q, struct vmm_chain *chain, struct iovec *iov, uint32_t cap);
+void vmm_queue_unpop(vmm_queue *q, const struct vmm_chain *chain);
+void vmm_queue_push(vmm_queue *q, const struct vmm_chain *chain, const struct iovec *iov, uint32_t written);
+int vmm_queue_flush(vmm_queue *q);
+int vmm_queue_wait(vmm_queue *q);
+void vmm_queue_quiet(vmm_queue *q);
+void vmm_queue_fail(vmm_queue *q, const char *why);
+uint32_t vmm_queue_size(vmm_queue *q);
+uint64_t vmm_queue_features(vmm_queue *q);
+vmm_loop *vmm_queue_loop(vmm_queue *q);
+int vmm_queue_handle(vmm_queue *q, vmm_queue_fn fn, void *opaque);
+int vmm_queue_handled(vmm_queue *q);
+void vmm_queue_addresses(vmm_queue *q, uint64_t *out);
+int vmm_queue_kick_fd(vmm_queue *q);
+int vmm_queue_call_fd(vmm_queue *q);
+uint32_t vmm_queue_base(vmm_queue *q);
+void vmm_queue_set_base(vmm_queue *q, uint32_t base);
+
+vmm_virtio *vmm_virtio_new(vmm_vm *vm, vmm_pci_dev *pci, uint64_t token, unsigned n, const uint16_t *sizes,
+                           uint64_t offered, unsigned first_loop, unsigned loops);
+void vmm_virtio_free(vmm_virtio *v);
+void vmm_virtio_io(void *opaque, uint64_t at, void *data, uint32_t size, int is_write);
+void vmm_virtio_place(vmm_virtio *v, unsigned vectors, uint32_t window);
+int vmm_virtio_require(vmm_virtio *v, unsigned bit, uint64_t mask);
+void vmm_virtio_check(vmm_virtio *v, vmm_features_fn fn, void *opaque);
+vmm_queue *vmm_virtio_queue(vmm_virtio *v, unsigned i);
+uint64_t vmm_virtio_features(vmm_virtio *v);
+int vmm_virtio_want(vmm_virtio *v);
+int vmm_virtio_start(vmm_virtio *v);
+void vmm_virtio_quiesce(vmm_virtio *v);
+void vmm_virtio_settle(vmm_virtio *v);
+void vmm_virtio_fail(vmm_virtio *v, const char *why);
+const char *vmm_virtio_why(vmm_virtio *v);
+int vmm_virtio_config_init(vmm_virtio *v, const uint8_t *data, uint32_t len, const uint8_t *mask, uint32_t mask_len);
+int vmm_virtio_config_set(vmm_virtio *v, uint32_t at, const uint8_t *data, uint32_t len, int notify);
+int vmm_virtio_config_read(vmm_virtio *v, uint8_t *out, uint32_t cap);
+size_t vmm_virtio_state_size(vmm_virtio *v);
+void vmm_virtio_save(vmm_virtio *v, uint8_t *out);
+int vmm_virtio_restore(vmm_virtio *v, const uint8_t *in, size_t len);
+void *vmm_shared_map(int fd, uint64_t size);
+int vmm_shared_place(void *at, int fd, uint64_t size);
+void vmm_shared_unmap(void *at, uint64_t size);
+
+int vmm_counter_next(vmm_vm *vm, unsigned index, const char **device, const char **name, uint64_t *value);
+
+/* FEATURES_OK asked of a device in Python: opaque is a handle of the device. vCPU threads, takes the GIL. */
+extern "Python+C" int vmm_py_features(void *opaque, uint64_t features);
 /* A handler in Python: opaque is a handle of machine.bus.Handler. vCPU threads, takes the GIL. */
 extern "Python+C" void vmm_py_io(void *opaque, uint64_t offset, void *data, uint32_t size, int is_write);

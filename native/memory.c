@@ -168,12 +168,58 @@ void *vmm_mem(vmm_vm *vm, uint64_t gpa, uint64_t len) {
   return s ? s->hva + (gpa - s->gpa) : NULL;
 }
 
+/* Host address of gpa; *len is cut to what is contiguous from there. NULL: not RAM. */
+void *vmm_mem_part(vmm_vm *vm, uint64_t gpa, uint64_t *len) {
+  struct vmm_slot *s = find(vm, gpa, 1);
+  if (!s) return NULL;
+  uint64_t left = s->size - (gpa - s->gpa);
+  if (*len > left) *len = left;
+  return s->hva + (gpa - s->gpa);
+}
+
+static void mark(struct vmm_slot *s, uint64_t offset, uint64_t len) {
+  for (uint64_t p = offset / PAGE; p <= (offset + len - 1) / PAGE; p++)
+    atomic_fetch_or_explicit(&s->dirty[p / 64], 1ull << (p % 64), memory_order_relaxed);
+}
+
+/* As vmm_mem_dirty(), for [host, host+len), which vmm_mem() or vmm_mem_part() returned. */
+void vmm_mem_dirty_host(vmm_vm *vm, const void *host, uint64_t len) {
+  if (!atomic_load_explicit(&vm->logging, memory_order_relaxed) || !len) return;
+  struct vmm_map *m = atomic_load_explicit(&vm->map, memory_order_acquire);
+  for (uint32_t i = 0; m && i < m->n; i++) {
+    struct vmm_slot *s = m->slot[i];
+    uint64_t offset = (uint64_t)((const uint8_t *)host - s->hva);
+    if ((const uint8_t *)host < s->hva || offset >= s->size) continue;
+    if (atomic_load_explicit(&s->logging, memory_order_acquire)) mark(s, offset, len);
+    return;
+  }
+}
+
+/* Memory of a BAR: not RAM that devices reach, only the guest. *slot -1: none yet; gpa VMM_NO_ADDR: take it away. */
+int vmm_mem_bar(vmm_vm *vm, int *slot, uint64_t gpa, uint64_t size, void *hva) {
+  pthread_mutex_lock(&vm->lock);
+  int err = 0;
+  if (*slot < 0 && gpa != VMM_NO_ADDR) {
+    *slot = slot_id(vm);
+    if (*slot < 0) err = VMM_FAIL(vm, "memory slots");
+  }
+  if (!err && *slot >= 0) {
+    struct kvm_userspace_memory_region r = {.slot = (uint32_t)*slot, .userspace_addr = (uintptr_t)hva};
+    if (gpa != VMM_NO_ADDR) r.guest_phys_addr = gpa, r.memory_size = size;
+    if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &r)) err = VMM_FAIL(vm, "KVM_SET_USER_MEMORY_REGION");
+    if (gpa == VMM_NO_ADDR || err) {
+      vm->slots_used[*slot / 64] &= ~(1ull << (*slot % 64));
+      *slot = -1;
+    }
+  }
+  pthread_mutex_unlock(&vm->lock);
+  return err;
+}
+
 void vmm_mem_dirty(vmm_vm *vm, uint64_t gpa, uint64_t len) {
   struct vmm_slot *s = len ? find(vm, gpa, len) : NULL;
   if (!s || !atomic_load_explicit(&s->logging, memory_order_acquire)) return;
-  uint64_t last = (gpa - s->gpa + len - 1) / PAGE;
-  for (uint64_t p = (gpa - s->gpa) / PAGE; p <= last; p++)
-    atomic_fetch_or_explicit(&s->dirty[p / 64], 1ull << (p % 64), memory_order_relaxed);
+  mark(s, gpa - s->gpa, len);
 }
 
 int vmm_mem_load(vmm_vm *vm, uint64_t gpa, int fd, uint64_t offset, uint64_t size) {
@@ -211,6 +257,7 @@ int vmm_mem_log(vmm_vm *vm, int on) {
   pthread_mutex_lock(&vm->lock);
   struct vmm_map *m = atomic_load(&vm->map);
   int err = 0;
+  if (on) atomic_store(&vm->logging, true);
   for (uint32_t i = 0; m && i < m->n && !err; i++) {
     struct vmm_slot *s = m->slot[i];
     if (on && !s->dirty) s->dirty = calloc((s->size / PAGE + 63) / 64, sizeof *s->dirty);
@@ -222,6 +269,7 @@ int vmm_mem_log(vmm_vm *vm, int on) {
       err = slot_set(vm, s, s->size);
     }
   }
+  if (!on) atomic_store(&vm->logging, false);
   pthread_mutex_unlock(&vm->lock);
   return err;
 }

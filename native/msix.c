@@ -168,9 +168,13 @@ int vmm_pci_msix_fd(vmm_pci_dev *dev, unsigned v) {
 /* Raise vector v; dropped, as the spec has it, while MSI-X is off (-ENODEV then). */
 int vmm_pci_msix_signal(vmm_pci_dev *dev, unsigned v) {
   struct vmm_msix *m = dev->msix;
-  if (!m || v >= m->n) return -EINVAL;
-  if (!atomic_load(&m->enabled)) return -ENODEV;
+  if (!m || !atomic_load(&m->enabled)) return -ENODEV;
+  if (v >= m->n) return -EINVAL;
   return eventfd_write(m->vec[v].fd, 1) && errno != EAGAIN ? -errno : 0;
+}
+
+int vmm_pci_msix_enabled(vmm_pci_dev *dev) {
+  return dev->msix && atomic_load(&dev->msix->enabled);
 }
 
 void vmm_msix_reset(vmm_pci_dev *dev) {

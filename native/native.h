@@ -129,6 +129,7 @@ struct vmm_vm {
   unsigned n_vcpus;
   int run_size;
   _Atomic(struct vmm_map *) map;
+  _Atomic bool logging; /* some slot may be logging writes */
   uint64_t slots_used[8]; /* bitmap of KVM memory slot ids */
   struct vmm_bus bus[2];
   struct vmm_irqs irq;
@@ -139,6 +140,7 @@ struct vmm_vm {
   unsigned event_head, event_n;
   uint64_t events_lost;
   _Atomic uint64_t t_first_run, t_first_exit; /* ns, vCPU 0 */
+  struct vmm_counter *counters; /* newest first; under event_lock */
   uint64_t log_tokens, log_time;
   int log_level;
   char error[256]; /* what KVM said when it gave up on a vCPU */
@@ -183,6 +185,9 @@ int vmm_parent_death(int signo);
 int vmm_mem_add(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, uint64_t page_size);
 int vmm_mem_del(vmm_vm *vm, uint64_t gpa);
 void *vmm_mem(vmm_vm *vm, uint64_t gpa, uint64_t len);
+void *vmm_mem_part(vmm_vm *vm, uint64_t gpa, uint64_t *len);
+void vmm_mem_dirty_host(vmm_vm *vm, const void *host, uint64_t len);
+int vmm_mem_bar(vmm_vm *vm, int *slot, uint64_t gpa, uint64_t size, void *hva);
 void vmm_mem_dirty(vmm_vm *vm, uint64_t gpa, uint64_t len);
 int vmm_mem_load(vmm_vm *vm, uint64_t gpa, int fd, uint64_t offset, uint64_t size);
 int vmm_mem_write(vmm_vm *vm, uint64_t gpa, const void *data, uint64_t size);
@@ -270,5 +275,67 @@ void vmm_pci_reset(vmm_pci_dev *dev);
 int vmm_pci_save(vmm_pci_dev *dev, uint8_t *out, size_t cap);
 int vmm_pci_restore(vmm_pci_dev *dev, const uint8_t *in, size_t len);
 void vmm_pci_segments_free(vmm_vm *vm);
+/* The line that the device's INTA drives, and its level. */
+void vmm_pci_set_intx(vmm_pci_dev *dev, uint32_t gsi);
+void vmm_pci_intx(vmm_pci_dev *dev, int level);
+int vmm_pci_msix_enabled(vmm_pci_dev *dev);
+/* Called with the segment's lock held, before a guest's read and after its write. Only peek and poke may be used. */
+typedef void (*vmm_pci_access_fn)(void *opaque, uint32_t offset, uint32_t size, int is_write);
+void vmm_pci_on_access(vmm_pci_dev *dev, vmm_pci_access_fn fn, void *opaque);
+uint32_t vmm_pci_peek(vmm_pci_dev *dev, uint32_t offset, uint32_t size);
+void vmm_pci_poke(vmm_pci_dev *dev, uint32_t offset, const uint8_t *data, uint32_t size);
+/* Back a BAR with host memory instead of a handler. Before attach. */
+int vmm_pci_bar_memory(vmm_pci_dev *dev, unsigned index, void *hva);
+
+/* queue.c, virtio.c; the queue_* of vmmcore.h are there explained */
+typedef struct vmm_virtio vmm_virtio;
+typedef int (*vmm_features_fn)(void *opaque, uint64_t features);
+int vmm_queue_pop(vmm_queue *q, struct vmm_chain *chain, struct iovec *iov, uint32_t cap);
+void vmm_queue_unpop(vmm_queue *q, const struct vmm_chain *chain);
+void vmm_queue_push(vmm_queue *q, const struct vmm_chain *chain, const struct iovec *iov, uint32_t written);
+int vmm_queue_flush(vmm_queue *q);
+int vmm_queue_wait(vmm_queue *q);
+void vmm_queue_quiet(vmm_queue *q);
+void vmm_queue_fail(vmm_queue *q, const char *why);
+uint32_t vmm_queue_size(vmm_queue *q);
+uint64_t vmm_queue_features(vmm_queue *q);
+vmm_loop *vmm_queue_loop(vmm_queue *q);
+int vmm_queue_handle(vmm_queue *q, vmm_queue_fn fn, void *opaque);
+int vmm_queue_handled(vmm_queue *q);
+void vmm_queue_addresses(vmm_queue *q, uint64_t *out);
+int vmm_queue_kick_fd(vmm_queue *q);
+int vmm_queue_call_fd(vmm_queue *q);
+uint32_t vmm_queue_base(vmm_queue *q);
+void vmm_queue_set_base(vmm_queue *q, uint32_t base);
+
+vmm_virtio *vmm_virtio_new(vmm_vm *vm, vmm_pci_dev *pci, uint64_t token, unsigned n, const uint16_t *sizes,
+                           uint64_t offered, unsigned first_loop, unsigned loops);
+void vmm_virtio_free(vmm_virtio *v);
+void vmm_virtio_io(void *opaque, uint64_t at, void *data, uint32_t size, int is_write);
+void vmm_virtio_place(vmm_virtio *v, unsigned vectors, uint32_t window);
+int vmm_virtio_require(vmm_virtio *v, unsigned bit, uint64_t mask);
+void vmm_virtio_check(vmm_virtio *v, vmm_features_fn fn, void *opaque);
+vmm_queue *vmm_virtio_queue(vmm_virtio *v, unsigned i);
+uint64_t vmm_virtio_features(vmm_virtio *v);
+int vmm_virtio_want(vmm_virtio *v);
+int vmm_virtio_start(vmm_virtio *v);
+void vmm_virtio_quiesce(vmm_virtio *v);
+void vmm_virtio_settle(vmm_virtio *v);
+void vmm_virtio_fail(vmm_virtio *v, const char *why);
+const char *vmm_virtio_why(vmm_virtio *v);
+int vmm_virtio_config_init(vmm_virtio *v, const uint8_t *data, uint32_t len, const uint8_t *mask, uint32_t mask_len);
+int vmm_virtio_config_set(vmm_virtio *v, uint32_t at, const uint8_t *data, uint32_t len, int notify);
+int vmm_virtio_config_read(vmm_virtio *v, uint8_t *out, uint32_t cap);
+size_t vmm_virtio_state_size(vmm_virtio *v);
+void vmm_virtio_save(vmm_virtio *v, uint8_t *out);
+int vmm_virtio_restore(vmm_virtio *v, const uint8_t *in, size_t len);
+void *vmm_shared_map(int fd, uint64_t size);
+int vmm_shared_place(void *at, int fd, uint64_t size);
+void vmm_shared_unmap(void *at, uint64_t size);
+
+/* counters.c */
+uint64_t *vmm_counter(vmm_vm *vm, const char *device, const char *name);
+int vmm_counter_next(vmm_vm *vm, unsigned index, const char **device, const char **name, uint64_t *value);
+void vmm_counters_free(vmm_vm *vm);
 
 #endif

@@ -12,7 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { COMMAND = 0x04, STATUS = 0x06, BAR0 = 0x10, CAP_PTR = 0x34, COMMAND_IO = 1, COMMAND_MEM = 2, STATUS_CAPS = 0x10 };
+enum { COMMAND = 0x04, STATUS = 0x06, BAR0 = 0x10, CAP_PTR = 0x34, COMMAND_IO = 1, COMMAND_MEM = 2,
+       COMMAND_NO_INTX = 0x400, STATUS_INTX = 8, STATUS_CAPS = 0x10, INTERRUPT_LINE = 0x3c, INTERRUPT_PIN = 0x3d };
 enum { CONFIG_ADDRESS = 0xcf8, ECAM_SIZE = 1 << 20 };
 
 static void put(uint8_t *at, uint32_t size, uint32_t v) {
@@ -72,6 +73,11 @@ static void ioeventfds(vmm_pci_dev *dev, struct vmm_bar *b, int assign) {
       vmm_log(dev->vm, 4, "PCI %02x: cannot assign an ioeventfd", dev->slot);
 }
 
+static void map_memory(vmm_pci_dev *dev, struct vmm_bar *b) {
+  if (b->memory && vmm_mem_bar(dev->vm, &b->slot, b->at, b->size, b->memory))
+    vmm_log(dev->vm, 4, "PCI %02x: cannot map the memory of a BAR", dev->slot);
+}
+
 static void place(vmm_pci_dev *dev, unsigned i) {
   struct vmm_bar *b = &dev->bar[i];
   uint64_t to = b->size ? wanted(dev, i) : VMM_NO_ADDR;
@@ -84,6 +90,7 @@ static void place(vmm_pci_dev *dev, unsigned i) {
     to = VMM_NO_ADDR;
   }
   b->at = to;
+  map_memory(dev, b);
   ioeventfds(dev, b, 1);
 }
 
@@ -104,18 +111,50 @@ static void place_all(struct vmm_pci_segment *seg) {
 
 /* --- config space --- */
 
+static bool overlaps(uint32_t at, uint32_t size, uint32_t lo, uint32_t len) {
+  return at < lo + len && lo < at + size;
+}
+
+/* The device stays while we are in here without the lock: taking it away waits for the bus's handlers. */
 static void cfg_read(struct vmm_pci_segment *seg, unsigned slot, uint32_t at, uint8_t *data, uint32_t size) {
   pthread_mutex_lock(&seg->lock);
   vmm_pci_dev *dev = seg->dev[slot];
-  if (dev && at + size <= sizeof dev->cfg)
+  if (dev && dev->on_access) {
+    pthread_mutex_unlock(&seg->lock);
+    dev->on_access(dev->on_access_opaque, at, size, 0);
+    pthread_mutex_lock(&seg->lock);
+  }
+  if (dev && at + size <= sizeof dev->cfg) {
     memcpy(data, &dev->cfg[at], size);
-  else
+    if (overlaps(at, size, STATUS, 1) && __atomic_load_n(&dev->intx, __ATOMIC_RELAXED))
+      data[STATUS - at] |= STATUS_INTX;
+  } else {
     memset(data, 0xff, size);
+  }
   pthread_mutex_unlock(&seg->lock);
 }
 
-static bool overlaps(uint32_t at, uint32_t size, uint32_t lo, uint32_t len) {
-  return at < lo + len && lo < at + size;
+/* --- INTx --- */
+
+static void drive(vmm_pci_dev *dev) {
+  if (!dev->intx_gsi) return;
+  bool on = dev->intx && !(__atomic_load_n(&dev->cfg[COMMAND + 1], __ATOMIC_RELAXED) & COMMAND_NO_INTX >> 8);
+  if (vmm_irq_level(dev->vm, dev->intx_gsi, dev->slot & 31, on) && on)
+    vmm_log(dev->vm, 4, "PCI %02x: cannot raise interrupt %u", dev->slot, dev->intx_gsi);
+}
+
+void vmm_pci_set_intx(vmm_pci_dev *dev, uint32_t gsi) {
+  dev->intx_gsi = gsi;
+  dev->cfg[INTERRUPT_LINE] = (uint8_t)gsi;
+  dev->cfg[INTERRUPT_PIN] = gsi ? 1 : 0;
+}
+
+/* Level of INTA, as the device has it; the guest may hold it back in the command register. Any thread. */
+void vmm_pci_intx(vmm_pci_dev *dev, int level) {
+  pthread_mutex_lock(&dev->intx_lock);
+  __atomic_store_n(&dev->intx, level != 0, __ATOMIC_RELAXED);
+  drive(dev);
+  pthread_mutex_unlock(&dev->intx_lock);
 }
 
 static void cfg_write(struct vmm_pci_segment *seg, unsigned slot, uint32_t at, const uint8_t *data, uint32_t size) {
@@ -130,12 +169,18 @@ static void cfg_write(struct vmm_pci_segment *seg, unsigned slot, uint32_t at, c
       *c &= (uint8_t) ~(data[i] & dev->w1c[at + i]);
     }
     if (overlaps(at, size, COMMAND, 2) || overlaps(at, size, BAR0, 24)) place_all(seg);
+    if (overlaps(at, size, COMMAND + 1, 1)) {
+      pthread_mutex_lock(&dev->intx_lock);
+      drive(dev);
+      pthread_mutex_unlock(&dev->intx_lock);
+    }
     if (dev->msix && overlaps(at, size, dev->msix->cap + 2, 2)) vmm_msix_control(dev);
     fn = dev->on_config;
     opaque = dev->on_config_opaque;
   }
   pthread_mutex_unlock(&seg->lock);
   if (fn) fn(opaque, at, size);
+  if (dev && dev->on_access) dev->on_access(dev->on_access_opaque, at, size, 1);
 }
 
 static void ecam_io(void *opaque, uint64_t offset, void *data, uint32_t size, int is_write) {
@@ -213,8 +258,10 @@ vmm_pci_dev *vmm_pci_new(vmm_vm *vm) {
   vmm_pci_dev *dev = &full->dev;
   dev->vm = vm;
   dev->next_free = 0x40;
+  pthread_mutex_init(&dev->intx_lock, NULL);
   for (unsigned i = 0; i < 6; i++) {
     dev->bar[i].at = VMM_NO_ADDR;
+    dev->bar[i].slot = -1;
     full->handle[i] = (struct bar_handle){dev, i};
   }
   /* Command: INTx disable, SERR, parity, bus master, memory, I/O. Interrupt line is scratch. */
@@ -270,7 +317,7 @@ int vmm_pci_add_bar(vmm_pci_dev *dev, unsigned i, uint64_t size, uint32_t flags,
   if (dev->seg) return -EBUSY;
   if (i && (dev->bar[i - 1].flags & VMM_BAR_64) && dev->bar[i - 1].size) return -EINVAL;
   if (wide && dev->bar[i + 1].size) return -EINVAL;
-  dev->bar[i] = (struct vmm_bar){.size = size, .flags = flags, .at = VMM_NO_ADDR, .fn = fn, .opaque = opaque};
+  dev->bar[i] = (struct vmm_bar){.size = size, .flags = flags, .at = VMM_NO_ADDR, .fn = fn, .opaque = opaque, .slot = -1};
   put(&dev->cfg[BAR0 + 4 * i], 4, flags & (io ? VMM_BAR_IO : VMM_BAR_64 | VMM_BAR_PREFETCH));
   uint64_t mask = ~(size - 1);
   put(&dev->wmask[BAR0 + 4 * i], 4, (uint32_t)mask & ~(io ? 3u : 15u));
@@ -328,6 +375,30 @@ uint64_t vmm_pci_bar_base(vmm_pci_dev *dev, unsigned i) {
   return at;
 }
 
+int vmm_pci_bar_memory(vmm_pci_dev *dev, unsigned i, void *hva) {
+  if (i >= 6 || dev->bar[i].size < 4096 || dev->bar[i].flags & VMM_BAR_IO || dev->seg) return -EINVAL;
+  dev->bar[i].memory = hva;
+  return 0;
+}
+
+void vmm_pci_on_access(vmm_pci_dev *dev, vmm_pci_access_fn fn, void *opaque) {
+  dev->on_access_opaque = opaque;
+  dev->on_access = fn;
+}
+
+/* Config bytes as a register of the device's own: the guest's masks do not count, and do not change. */
+uint32_t vmm_pci_peek(vmm_pci_dev *dev, uint32_t offset, uint32_t size) {
+  return vmm_pci_get(dev, offset, size);
+}
+
+void vmm_pci_poke(vmm_pci_dev *dev, uint32_t offset, const uint8_t *data, uint32_t size) {
+  struct vmm_pci_segment *seg = dev->seg;
+  if (offset + size > sizeof dev->cfg) return;
+  if (seg) pthread_mutex_lock(&seg->lock);
+  memcpy(&dev->cfg[offset], data, size);
+  if (seg) pthread_mutex_unlock(&seg->lock);
+}
+
 /* fn is called on the vCPU's thread after each guest write to config space. */
 void vmm_pci_on_config(vmm_pci_dev *dev, vmm_pci_cfg_fn fn, void *opaque) {
   dev->on_config_opaque = opaque;
@@ -363,6 +434,7 @@ void vmm_pci_detach(vmm_pci_dev *dev) {
   place_all(seg);
   pthread_mutex_unlock(&seg->lock);
   vmm_bus_sync(dev->vm);
+  if (dev->intx) vmm_pci_intx(dev, 0);
 }
 
 void vmm_pci_free(vmm_pci_dev *dev) {
@@ -374,6 +446,7 @@ void vmm_pci_free(vmm_pci_dev *dev) {
       next = e->next;
       free(e);
     }
+  pthread_mutex_destroy(&dev->intx_lock);
   free((struct vmm_pci_full *)dev);
 }
 

@@ -18,6 +18,8 @@ struct vmm_bar {
   uint64_t at; /* where it decodes now, VMM_NO_ADDR: nowhere */
   vmm_io_fn fn;
   void *opaque;
+  void *memory; /* host memory that the guest maps here, instead of a handler */
+  int slot;     /* its KVM slot, -1: none */
   struct vmm_pci_ioeventfd *ioeventfds;
 };
 
@@ -59,6 +61,11 @@ struct vmm_pci_dev {
   struct vmm_msix *msix;
   vmm_pci_cfg_fn on_config;
   void *on_config_opaque;
+  vmm_pci_access_fn on_access;
+  void *on_access_opaque;
+  pthread_mutex_t intx_lock;
+  uint32_t intx_gsi; /* 0: no pin */
+  bool intx;         /* asserted by the device, whether or not the guest lets it through */
 };
 
 bool vmm_msix_io(vmm_pci_dev *dev, unsigned bar, uint64_t offset, void *data, uint32_t size, int is_write);

@@ -26,6 +26,7 @@ void vmm_vm_free(vmm_vm *vm) {
   vmm_loops_free(vm);
   vmm_vcpus_free(vm);
   if (vm->fd >= 0) close(vm->fd);
+  vmm_counters_free(vm);
   vmm_mem_free(vm);
   vmm_bus_free(vm);
   vmm_irq_free(vm);
@@ -244,6 +245,18 @@ const struct vmm_api vmm_api_table = {
     .kvm_fd = get_kvm_fd,
     .vm_fd = get_vm_fd,
     .vcpu_fd = vmm_vcpu_fd,
+    .queue_pop = vmm_queue_pop,
+    .queue_unpop = vmm_queue_unpop,
+    .queue_push = vmm_queue_push,
+    .queue_flush = vmm_queue_flush,
+    .queue_wait = vmm_queue_wait,
+    .queue_quiet = vmm_queue_quiet,
+    .queue_fail = vmm_queue_fail,
+    .queue_size = vmm_queue_size,
+    .queue_features = vmm_queue_features,
+    .queue_loop = vmm_queue_loop,
+    .queue_handle = vmm_queue_handle,
+    .counter = vmm_counter,
 };
 
 const struct vmm_api *vmm_api_get(void) {

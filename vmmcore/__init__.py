@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from .front.options import Option, Options
     from .front.vm import Vm
     from .registers import Register, RegisterMap
+    from .virtio import Chain, Queue, VirtioDevice
 
 __all__ = [
+    "Chain",
     "Cpus",
     "Device",
     "DeviceConfig",
@@ -39,9 +41,11 @@ __all__ = [
     "Options",
     "PciDevice",
     "PluginError",
+    "Queue",
     "Register",
     "RegisterMap",
     "UserError",
+    "VirtioDevice",
     "Vm",
     "VmConfig",
     "VmmError",
@@ -54,6 +58,7 @@ _HOMES = {
     "front.config": ("Cpus", "DeviceConfig", "Memory", "VmConfig"),
     "front.options": ("Option", "Options"),
     "front.vm": ("Vm",),
+    "virtio": ("Chain", "Queue", "VirtioDevice"),
     "registers": ("Register", "RegisterMap"),
 }
 

@@ -47,6 +47,8 @@ class Device:
 
     #: Raised when the layout of save()'s dict changes.
     save_version = 1
+    #: what a C half gives post_event() as `arg`, so that :meth:`event` is called; the machine sets it
+    token = 0
 
     def __init__(self, machine: Machine, id: str, options: dict[str, Any] | None = None,
                  resources: dict[str, Any] | None = None, files: dict[str, int] | None = None) -> None:
@@ -151,6 +153,8 @@ class PciDevice(Device):
     revision = 0
     subsystem_vendor_id = 0
     subsystem_id = 0
+    #: the function has an INTA pin, see :meth:`intx`
+    interrupt_pin = False
 
     pci: Any  # struct vmm_pci_dev *
     msix: list[MsixVector]
@@ -234,6 +238,12 @@ class PciDevice(Device):
             raise VmmError(f"{self.id}: MSI-X with {vectors} vectors does not fit BAR {bar}")
         self.msix = [MsixVector(self, n) for n in range(vectors)]
 
+    def intx(self, level: bool) -> None:
+        """Hold the interrupt line up or down (INTA; for a class with ``interrupt_pin``). Any thread."""
+        from .machine.native import lib
+
+        lib.vmm_pci_intx(self.pci, level)
+
     def bar_address(self, index: int) -> int | None:
         """Where BAR `index` decodes now (guest-physical address or port), None while it does not."""
         from .machine.native import lib
@@ -252,7 +262,16 @@ class PciDevice(Device):
     # --- driven by the machine ---
 
     def _setup(self) -> None:
-        from .machine.native import check, ffi, lib
+        self._build()
+        try:
+            self._attach()
+        except BaseException:
+            self._free_pci()
+            raise
+
+    def _build(self) -> None:
+        """Everything but the place on the bus."""
+        from .machine.native import ffi, lib
 
         vm, place = self.machine.vm, self.resources
         self._handlers: list[Any] = []
@@ -273,10 +292,15 @@ class PciDevice(Device):
 
                 check_handlers(self, list(self._maps.values()))
             self._place(place.get("segment", 0))
-            check(vm, lib.vmm_pci_attach(self.pci, place.get("segment", 0), place["slot"]))
         except BaseException:
             self._free_pci()
             raise
+
+    def _attach(self) -> None:
+        from .machine.native import check, lib
+
+        place = self.resources
+        check(self.machine.vm, lib.vmm_pci_attach(self.pci, place.get("segment", 0), place["slot"]))
 
     def _place(self, segment_id: int) -> None:
         """Give each BAR its first address."""

@@ -194,6 +194,14 @@ class Vm:
         devices = self._planned.plan["devices"]
         devices[:] = [device for device in devices if device["id"] != id]
 
+    def reload_device(self, id: str) -> None:
+        """Take up the changed source of a PCI device's class while the guest runs; its driver stays bound.
+
+        The VM stands for a moment: the new class takes over registers, PCI and virtio state and what the old one's
+        save() returned. Raises GuestError if it cannot, in one line; then the old code goes on.
+        """
+        self._request("reload-device", device=id)
+
     # --- events -----------------------------------------------------------
 
     def on_event(self, callback: Callable[[str, dict[str, Any]], object]) -> None:

@@ -16,14 +16,16 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #define VMM_API_MAGIC 0x504d4d56u /* "VMMP" in memory */
 #define VMM_API_MAJOR 1u
-#define VMM_API_MINOR 0u
+#define VMM_API_MINOR 1u
 
 typedef struct vmm_vm vmm_vm;           /* one virtual machine */
 typedef struct vmm_loop vmm_loop;       /* one epoll thread */
 typedef struct vmm_chardev vmm_chardev; /* one byte stream of the host: tty, pty, file, pipe */
+typedef struct vmm_queue vmm_queue;     /* one virtqueue (in Python: `queue.address`, an integer) */
 
 /* Address spaces of the bus. */
 enum { VMM_PIO = 0, VMM_MMIO = 1 };
@@ -38,7 +40,7 @@ enum {
   VMM_EVENT_EXIT = 6,     /* the guest asked to end with exit status arg (debug exit port) */
   VMM_EVENT_QUIT = 7,     /* the user asked to end at once (escape key of a terminal) */
   VMM_EVENT_STAMP = 8,    /* boot-time stamp; arg: the byte written */
-  VMM_EVENT_DEVICE = 9,   /* for the device `arg` (its Python half handles it) */
+  VMM_EVENT_DEVICE = 9,   /* for the device whose token is `arg`: its event() in Python is called */
 };
 
 /*
@@ -55,6 +57,19 @@ typedef void (*vmm_fd_fn)(void *opaque, int fd, uint32_t events);
  * flow until chardev_kick(). Called with (NULL, 0) when an output buffer that was
  * full has drained. Runs on a loop's thread. */
 typedef size_t (*vmm_rx_fn)(void *opaque, const uint8_t *data, size_t len);
+
+/* A request: the buffers of a virtqueue that the driver made available together. Its pieces are in an array of
+ * iovecs beside it: [0, n_out) for the device to read, then n_in for it to write. All of it is guest memory that
+ * has been checked; what is in it may change at any time. */
+struct vmm_chain {
+  uint16_t id;    /* names it to queue_push(): the caller leaves it alone */
+  uint16_t slots; /* likewise */
+  uint32_t n_out, n_in;
+  uint64_t out_len, in_len; /* bytes */
+};
+
+/* The driver made something available in the queue. Runs on the queue's loop, never twice at a time. */
+typedef void (*vmm_queue_fn)(void *opaque, vmm_queue *queue);
 
 struct vmm_api {
   uint32_t magic, major, minor, size;
@@ -111,6 +126,38 @@ struct vmm_api {
   int (*kvm_fd)(vmm_vm *vm);
   int (*vm_fd)(vmm_vm *vm);
   int (*vcpu_fd)(vmm_vm *vm, unsigned index); /* -ENOENT when there is none */
+
+  /* --- since 1.1 --- virtqueues. All but queue_handle() and queue_fail(): from one thread at a time, which is the
+   * queue's loop while the device runs. A queue is usable from the device's start() until its stop() returns. */
+
+  /* The next request: 1; none: 0; -EPROTO when the driver broke the ring (now or before). That is reported and
+   * the device asks for a reset; the caller need only stop. A request of more pieces than `cap` (give at least
+   * the queue's size plus a few) breaks the ring as well. */
+  int (*queue_pop)(vmm_queue *queue, struct vmm_chain *chain, struct iovec *iov, uint32_t cap);
+  /* Put back what was popped last; several in reverse order. */
+  void (*queue_unpop)(vmm_queue *queue, const struct vmm_chain *chain);
+  /* Give a request back with `written` bytes of its writable pieces filled, in any order. `iov` is what pop
+   * filled in: the pages are marked dirty by it. The driver may see it at once, and does from the next flush on. */
+  void (*queue_push)(vmm_queue *queue, const struct vmm_chain *chain, const struct iovec *iov, uint32_t written);
+  /* Interrupt the driver about what was pushed, if it wants to hear. 1 if it was interrupted. */
+  int (*queue_flush)(vmm_queue *queue);
+  /* Ask for a kick with the next request. 1 if one is there already: then go on popping. */
+  int (*queue_wait)(vmm_queue *queue);
+  /* No kicks, please, until queue_wait(): for a device that is busy with the queue anyway. */
+  void (*queue_quiet)(vmm_queue *queue);
+  /* The device cannot go on (`why`: one line): NEEDS_RESET, a log line, an event. Any thread. */
+  void (*queue_fail)(vmm_queue *queue, const char *why);
+  uint32_t (*queue_size)(vmm_queue *queue);
+  /* Feature bits that the driver accepted. */
+  uint64_t (*queue_features)(vmm_queue *queue);
+  /* The loop that the core chose for the queue: where the device's own fds for it belong too. */
+  vmm_loop *(*queue_loop)(vmm_queue *queue);
+  /* In the device's start(): call fn on the queue's loop for each kick, and once now. Ends before stop() is called. */
+  int (*queue_handle)(vmm_queue *queue, vmm_queue_fn fn, void *opaque);
+
+  /* A number that only grows, shown by the VM's counters as device.name. Add with an atomic or from one thread.
+   * The same pointer for the same names, valid as long as the VM; NULL without memory. */
+  uint64_t *(*counter)(vmm_vm *vm, const char *device, const char *name);
 };
 
 /* Flags of chardev_open(). */

@@ -128,6 +128,11 @@ class Machine:
         self.segments: dict[int, Segment] = {}
         self.platform = Platform(self)
         self.state = "created"
+        #: tells the front of an event: tell(name, key=value, …)
+        self.tell: Callable[..., None] = lambda event, **data: None
+        self._tokens: dict[int, Device] = {}
+        self._last_token = 0
+        self._loops_taken = 0
         self._lines: list[IrqLine] = []
         self._bridge: Any = None
         self._event = ffi.new("struct vmm_event *")
@@ -177,27 +182,47 @@ class Machine:
 
     def add_device(self, spec: dict[str, Any], fds: list[int]) -> Device:
         """Make the device of a plan's entry and put it in place. Raises VmmError."""
+        if spec["id"] in self.devices:
+            raise VmmError(f"there is a device '{spec['id']}' already")
+        device = self.make_device(device_class(spec), spec, fds)
+        device._setup()
+        self.put_device(device)
+        return device
+
+    def make_device(self, cls: type[Device], spec: dict[str, Any], fds: list[int]) -> Device:
+        """The object for a plan's entry; nothing of it is in place yet."""
         import posix
 
-        device_id = spec["id"]
-        if device_id in self.devices:
-            raise VmmError(f"there is a device '{device_id}' already")
-        cls = getattr(load_user_file(spec["file"]) if "file" in spec else import_module(spec["module"]), spec["class"])
         resources = dict(spec.get("resources") or {})
         if spec.get("bus") == "pci":
             resources.update(segment=spec.get("segment", 0), slot=spec["slot"])
         files = {name: posix.dup(fds[index]) for name, index in (spec.get("files") or {}).items()}
-        device: Device = cls(self, device_id, dict(spec.get("options") or {}), resources, files)
-        device._setup()
-        self.devices[device_id] = device
+        device = cls(self, spec["id"], dict(spec.get("options") or {}), resources, files)
+        self._last_token += 1
+        device.token = self._last_token
         return device
+
+    def put_device(self, device: Device) -> None:
+        """From now on it is the VM's device of its id; it has been set up."""
+        before = self.devices.get(device.id)
+        if before is not None:
+            del self._tokens[before.token]
+        self.devices[device.id] = device
+        self._tokens[device.token] = device
 
     def remove_device(self, device_id: str) -> None:
         """Take a device away at once. Raises VmmError for an unknown id."""
         device = self.devices.pop(device_id, None)
         if device is None:
             raise VmmError(f"no device '{device_id}'")
+        del self._tokens[device.token]
         device._enter("removed")
+
+    def device_event(self, token: int) -> None:
+        """VMM_EVENT_DEVICE: the C half of a device has something for its Python half."""
+        device = self._tokens.get(token)
+        if device is not None:
+            device.event(token)
 
     # --- life ---
 
@@ -240,6 +265,7 @@ class Machine:
             if device.state != "removed":
                 device._enter("removed")
         self.devices.clear()
+        self._tokens.clear()
         for line in self._lines:
             line.close()
         self.platform.close()
@@ -259,6 +285,15 @@ class Machine:
         line = IrqLine(self.vm, gsi)
         self._lines.append(line)
         return line
+
+    def take_loops(self, count: int) -> tuple[int, int]:
+        """Loops for `count` queues: (number of the first, how many there are). Spread over the host's CPUs."""
+        import posix
+
+        loops = min(len(posix.sched_getaffinity(0)), 16)
+        first = self._loops_taken % loops
+        self._loops_taken += count
+        return first, loops
 
     def post_event(self, kind: int, arg: int = 0) -> None:
         """Tell the control plane (VMM_EVENT_* of vmmcore.h). Any thread."""
@@ -285,6 +320,11 @@ class Machine:
         for index in range(self.plan["cpus"]["boot"]):
             found[f"vcpu{index}"] = {name: lib.vmm_vcpu_exits(self.vm, index, kind)
                                      for kind, name in enumerate(EXITS)}
+        device, name, value = ffi.new("const char **"), ffi.new("const char **"), ffi.new("uint64_t *")
+        index = 0
+        while lib.vmm_counter_next(self.vm, index, device, name, value):
+            found.setdefault(ffi.string(device[0]).decode(), {})[ffi.string(name[0]).decode()] = value[0]
+            index += 1
         found["irq"] = {"route_updates": lib.vmm_irq_commits(self.vm)}
         return found
 
@@ -297,6 +337,18 @@ def import_module(name: str) -> ModuleType:
     return sys.modules[name]
 
 
+def device_class(spec: dict[str, Any]) -> type[Device]:
+    """The class that a plan's entry names."""
+    module = load_user_file(spec["file"]) if "file" in spec else import_module(spec["module"])
+    found: type[Device] = getattr(module, spec["class"])
+    return found
+
+
+def user_file_module(path: str) -> str:
+    """The name of the module that :func:`load_user_file` makes of a file."""
+    return "_vmm_user_" + "".join(c if c.isalnum() else "_" for c in path)
+
+
 def load_user_file(path: str) -> ModuleType:
     """The module in a file that is no package's: a device class in the caller's own script.
 
@@ -305,7 +357,7 @@ def load_user_file(path: str) -> ModuleType:
     import sys
     from importlib.util import module_from_spec, spec_from_file_location
 
-    name = "_vmm_user_" + "".join(c if c.isalnum() else "_" for c in path)
+    name = user_file_module(path)
     if name not in sys.modules:
         spec = spec_from_file_location(name, path)
         if spec is None or spec.loader is None:

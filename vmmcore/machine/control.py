@@ -142,6 +142,13 @@ class Control:
                     plan["fds"][index] = -1
         self.event("device-removed", {"device": device_id})
 
+    def reload_device(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> None:
+        from .reload import reload_device
+
+        device_id = str(message.get("device"))
+        reload_device(machine, device_id)
+        self.event("device-reloaded", {"device": device_id})
+
     def save(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         if machine.state != "paused":
             raise VmmError(f"the VM is {machine.state}; pause it before saving its devices")
@@ -158,5 +165,6 @@ OPERATIONS = {
     "ping": Control.ping, "info": Control.info, "pause": Control.pause, "resume": Control.resume,
     "boot": Control.boot, "reboot": Control.reboot, "shutdown": Control.shutdown,
     "power-button": Control.power_button, "counters": Control.counters, "add-device": Control.add_device,
-    "remove-device": Control.remove_device, "save": Control.save,
+    "remove-device": Control.remove_device, "reload-device": Control.reload_device,
+    "save": Control.save,
 }

@@ -61,6 +61,7 @@ class Runner:
         while first or self.reboot:
             self.reboot = False
             machine = self.machine = Machine(plan, plan["fds"])
+            machine.tell = self.tell
             if self.timing:
                 self.timing.machine = machine
             try:
@@ -119,9 +120,7 @@ class Runner:
         elif kind == STAMP and self.timing:
             self.timing.stamp(arg, when)
         elif kind == DEVICE:
-            for index, device in enumerate(machine.devices.values()):
-                if index == arg:
-                    device.event(arg)
+            machine.device_event(arg)
 
     def request_reboot(self) -> None:
         """Build the machine anew, unless the plan says that a reset ends the VM."""
