@@ -214,8 +214,7 @@ void vmm_queue_unpop(vmm_queue *q, const struct vmm_chain *chain) {
 
 /* --- giving back --- */
 
-/* Give a request back, `written` bytes of its writable part filled. The driver sees it from the next flush on
- * (packed: at once). */
+/* Give a request back, `written` bytes of its writable part filled. The driver sees it from the next flush on. */
 void vmm_queue_push(vmm_queue *q, const struct vmm_chain *chain, const struct iovec *iov, uint32_t written) {
   if (!q->size) return;
   uint64_t left = written;
@@ -224,6 +223,7 @@ void vmm_queue_push(vmm_queue *q, const struct vmm_chain *chain, const struct io
     vmm_mem_dirty_host(q->vm, iov[i].iov_base, n);
     left -= n;
   }
+  bool first = !q->pushed;
   q->pushed = true;
   if (!has(q, VMM_F_PACKED)) {
     uint32_t element[2] = {chain->id, written};
@@ -236,7 +236,13 @@ void vmm_queue_push(vmm_queue *q, const struct vmm_chain *chain, const struct io
   uint8_t *at = q->desc + 16ull * q->next_used;
   memcpy(at + 8, &written, 4);
   memcpy(at + 12, &chain->id, 2);
-  set16(at + 14, (uint16_t)((q->used_wrap ? P_AVAIL | P_USED : 0) | (written ? F_WRITE : 0)));
+  uint16_t flags = (uint16_t)((q->used_wrap ? P_AVAIL | P_USED : 0) | (written ? F_WRITE : 0));
+  if (first) { /* shown by the flush, and all behind it with it: the driver reads in order */
+    q->first = at;
+    q->first_flags = flags;
+  } else {
+    set16(at + 14, flags);
+  }
   vmm_mem_dirty_host(q->vm, at, 16);
   uint32_t next = (uint32_t)q->next_used + chain->slots;
   if (next >= q->size) {
@@ -273,10 +279,12 @@ static bool wanted_packed(vmm_queue *q) {
 
 /* Show the driver what was pushed and interrupt it if it asked for that. 1: interrupted. */
 int vmm_queue_flush(vmm_queue *q) {
-  if (!q->pushed) return 0;
+  if (!q->pushed || !q->size) return 0;
   q->pushed = false;
   bool packed = has(q, VMM_F_PACKED);
-  if (!packed) {
+  if (packed) {
+    set16(q->first + 14, q->first_flags);
+  } else {
     set16(q->device + 2, q->next_used);
     vmm_mem_dirty_host(q->vm, q->device, 4);
   }

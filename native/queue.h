@@ -16,6 +16,8 @@ struct vmm_queue {
   uint16_t next_avail, next_used, signalled;
   bool avail_wrap, used_wrap, signalled_wrap; /* packed: ring wrap counters */
   bool pushed;
+  uint8_t *first; /* packed: the first used descriptor since the last flush, its flags not written yet */
+  uint16_t first_flags;
   void (*interrupt)(struct vmm_queue *q);
   void (*broken)(struct vmm_queue *q, const char *why);
 

@@ -137,9 +137,13 @@ class Queue:
 
     @property
     def kick_fd(self) -> int:
-        """The eventfd that the driver's notifications write: a duplicate for this activation, the core closes it."""
+        """The eventfd that the driver's notifications write, for vhost or another process: see :meth:`offload`.
+
+        A duplicate for this activation, which the core closes.
+        """
         from .machine.native import lib
 
+        self._offloaded = True
         return int(lib.vmm_queue_kick_fd(self._q))
 
     @property
@@ -150,7 +154,7 @@ class Queue:
         return check(self.device.machine.vm, lib.vmm_queue_call_fd(self._q))
 
     def offload(self) -> None:
-        """In start(): nobody here listens to the queue's kicks, vhost or another process does."""
+        """In start(): nobody here listens to the queue's kicks. Asking for :attr:`kick_fd` implies it."""
         self._offloaded = True
 
     @property
@@ -230,7 +234,7 @@ class Queue:
                 return
             self.device._guarded(self.device.handle, self)
 
-        self._handler_fd = self.kick_fd
+        self._handler_fd = lib.vmm_queue_kick_fd(self._q)
         self.device.machine.loop.add(self._handler_fd, 1, on_kick)
 
     def _disarm(self) -> None:

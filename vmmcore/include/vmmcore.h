@@ -137,7 +137,7 @@ struct vmm_api {
   /* Put back what was popped last; several in reverse order. */
   void (*queue_unpop)(vmm_queue *queue, const struct vmm_chain *chain);
   /* Give a request back with `written` bytes of its writable pieces filled, in any order. `iov` is what pop
-   * filled in: the pages are marked dirty by it. The driver may see it at once, and does from the next flush on. */
+   * filled in: the pages are marked dirty by it. The driver sees it from the next flush on. */
   void (*queue_push)(vmm_queue *queue, const struct vmm_chain *chain, const struct iovec *iov, uint32_t written);
   /* Interrupt the driver about what was pushed, if it wants to hear. 1 if it was interrupted. */
   int (*queue_flush)(vmm_queue *queue);
