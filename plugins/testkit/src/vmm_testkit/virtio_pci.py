@@ -76,9 +76,7 @@ class VirtioPci:
         if kind != _EVENT_DEVICE:
             self.events.append((kind, arg))
             return
-        for index, device in enumerate(self.machine.devices.values()):
-            if index == arg:
-                device.event(arg)
+        self.machine.device_event(arg)
 
     def settle(self) -> None:
         """Let the machine's main thread do all that is to be done now."""
