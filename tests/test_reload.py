@@ -6,10 +6,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from vmmcore import DeviceConfig, GuestError, Vm, VmConfig
+from vmmcore import DeviceConfig, GuestError, Vm, VmConfig, VmmError
+from vmmcore.virtio import Queue, VirtioDevice
 
 baremetal = pytest.importorskip(
     "vmm_testkit.baremetal", reason="needs the testkit: pip install -e plugins/testkit"
@@ -183,3 +185,60 @@ def test_what_cannot_be_reloaded(vm: Vm) -> None:
     serial = next(str(device["id"]) for device in vm.info()["devices"] if device["type"] != "Board")
     with pytest.raises(GuestError, match="no PCI device"):
         vm.reload_device(serial)
+
+
+class Upper(VirtioDevice):
+    virtio_id = 63
+    queue_sizes = (8, 8)
+
+    def configure(self) -> None:
+        self.served = 0
+
+    def handle(self, queue: Queue) -> None:
+        for chain in queue:
+            self.served += 1
+            chain.write(chain.read().upper())
+
+    def save(self) -> dict[str, Any]:
+        return {"served": self.served}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.served = state["served"]
+
+
+class Lower(Upper):
+    def handle(self, queue: Queue) -> None:
+        for chain in queue:
+            self.served += 1
+            chain.write(chain.read().lower() + b"%d" % self.served)
+
+
+class Broken(Upper):
+    def restore(self, state: dict[str, Any]) -> None:
+        raise ValueError("no")
+
+
+def test_virtio_rings_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vmm_testkit.virtio import VirtioDriver
+
+    from vmmcore.machine import reload
+
+    with VirtioDriver(Upper) as driver:
+        driver.start()
+        machine: Any = driver.machine
+        machine.state = "running"
+        for _ in range(9):  # once round the ring
+            assert driver.request(1, out=[b"Abc"], in_=[8]).data == b"ABC"
+        driver.enable_msix()
+        monkeypatch.setattr(reload, "device_class", lambda spec: Broken)
+        with pytest.raises(VmmError, match="keeps its old code: ValueError: no"):
+            reload.reload_device(machine, "dev0")
+        assert driver.request(1, out=[b"Abc"], in_=[8]).data == b"ABC"
+        monkeypatch.setattr(reload, "device_class", lambda spec: Lower)
+        reload.reload_device(machine, "dev0")
+        assert driver.request(1, out=[b"Abc"], in_=[8]).data == b"abc11"
+        assert driver.request(0, out=[b"Q0"], in_=[8]).data == b"q012"
+        driver.device = machine.devices["dev0"]
+        driver.reset()
+        driver.start()
+        assert driver.request(0, out=[b"Q"], in_=[8]).data == b"q13"

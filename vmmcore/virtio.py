@@ -368,14 +368,14 @@ class VirtioDevice(PciDevice):
     _shared_base: Any = None
     _features_handle: Any = None
 
-    def _setup(self) -> None:
+    def _build(self) -> None:
         self.queues: list[Queue] = []
         self._regions: list[tuple[int, int, int]] = []
         self._mapped: list[tuple[int, Any, int]] = []
         self.configure()
         self.device_id = self.subsystem_id = 0x1040 + self.virtio_id
         self.subsystem_vendor_id = self.vendor_id
-        super()._setup()
+        super()._build()
 
     def realize(self) -> None:
         from .machine import virtio

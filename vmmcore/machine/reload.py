@@ -49,7 +49,7 @@ def reload_device(machine: Machine, device_id: str) -> None:
 
 
 def _replace(machine: Machine, old: PciDevice, cls: type[Device], spec: dict[str, Any], running: bool) -> None:
-    new = machine.make_device(cls, spec, machine.plan["fds"])
+    new = machine.make_device(cls, spec, machine._fds)
     assert isinstance(new, PciDevice)
     try:
         new._build()
