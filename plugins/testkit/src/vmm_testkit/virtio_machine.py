@@ -94,13 +94,13 @@ def empty_plan(ram: Sequence[tuple[int, int]]) -> dict[str, Any]:
 
 
 def plan_flag(plan: dict[str, Any], flag: str, text: str, tell: Any = None) -> list[int]:
-    """Have the installed plugin of `flag` (``--disk``) plan a device; the open files are returned.
+    """Have the installed plugin of `flag` (``--disk``, or ``--plugin``) plan a device; the open files are returned.
 
     Raises VmmError as ``vmm run`` would.
     """
     from vmmcore.front.config import DeviceConfig, VmConfig
     from vmmcore.front.context import Layout, PlanContext
-    from vmmcore.front.devices import assign_slots, plan_device
+    from vmmcore.front.devices import PLUGIN, assign_slots, plan_device
     from vmmcore.front.planning import plugins_for
     from vmmcore.plan import close_all
 
@@ -116,7 +116,7 @@ def plan_flag(plan: dict[str, Any], flag: str, text: str, tell: Any = None) -> l
     plugins = plugins_for(config)
     context: PlanContext = PlanContext(config, layout, plan, arch, plugins, fds, tell=tell)
     try:
-        plan_device(context, plugins, DeviceConfig(flag.lstrip("-"), text, origin=flag))
+        plan_device(context, plugins, DeviceConfig(flag if flag == PLUGIN else flag.lstrip("-"), text, origin=flag))
         assign_slots(context)
     except BaseException:
         close_all(fds)

@@ -43,6 +43,7 @@ class VirtioPci:
     machine, bus, pci   the machine, accesses to its bus, the function's config space
     device              the device object
     events              (kind, arg) of the machine's events that were not for the device
+    told                what the front would be told: (event, data), such as "device-failed"
     regions             structures of BARs: cfg_type (§4.1.4) -> (guest-physical address, bytes)
     shared              shared memory regions: id -> (guest-physical address, bytes)
     vectors             MSI-X vectors that the function has
@@ -54,6 +55,8 @@ class VirtioPci:
         self.bus = Bus(machine.vm)
         self.pci = PciFunction(self.bus, slot)
         self.events: list[tuple[int, int]] = []
+        self.told: list[tuple[str, dict[str, Any]]] = []
+        machine.tell = lambda event, **data: self.told.append((event, data))
         self._poll_events: Any = ffi.new("uint32_t *")
         self._find()
 
@@ -73,10 +76,10 @@ class VirtioPci:
         return True
 
     def _on_event(self, kind: int, arg: int) -> None:
-        if kind != _EVENT_DEVICE:
+        if kind == _EVENT_DEVICE:
+            self.machine.device_event(arg)
+        else:
             self.events.append((kind, arg))
-            return
-        self.machine.device_event(arg)
 
     def settle(self) -> None:
         """Let the machine's main thread do all that is to be done now."""
