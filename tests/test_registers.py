@@ -33,8 +33,9 @@ class Board(PciDevice):
         self.reads = 0
         self.regs = self.add_registers(0, Regs, reset={"SMALL": 7})
 
-    def on_write_CTRL(self, value: int) -> None:
+    def on_write_CTRL(self, value: int) -> bool:
         self.heard.append(("CTRL", value))
+        return value != 0x0C
 
     def on_write_STATUS(self, value: int) -> None:
         self.heard.append(("STATUS", value))
@@ -71,6 +72,13 @@ def test_read_only_bits_stay(board: Board) -> None:
     board.write(4, 4, 0xFFFFFFFF)
     assert board.read(4, 4) == 0x8F
     assert board.heard == [("CTRL", 0x0F)]
+
+
+def test_a_write_can_be_refused(board: Board) -> None:
+    board.write(4, 4, 3)
+    board.write(4, 4, 0x0C)
+    assert board.read(4, 4) == 0x83
+    assert board.heard == [("CTRL", 3), ("CTRL", 0x0C)]
 
 
 def test_ones_clear(board: Board) -> None:

@@ -133,11 +133,11 @@ class MsixVector:
         #: an eventfd; writing it is signalling (for data planes in C, vhost, …). It belongs to the core.
         self.fd: int = lib.vmm_pci_msix_fd(device.pci, index)
 
-    def signal(self) -> None:
-        """Raise the interrupt (dropped while the guest has MSI-X off)."""
+    def signal(self) -> bool:
+        """Raise the interrupt. False: the guest has MSI-X off, and it was dropped (:meth:`PciDevice.intx` is left)."""
         from .machine.native import lib
 
-        lib.vmm_pci_msix_signal(self._device.pci, self.index)
+        return int(lib.vmm_pci_msix_signal(self._device.pci, self.index)) == 0
 
 
 class PciDevice(Device):

@@ -119,9 +119,9 @@ class RegisterMap:
     """The registers of one BAR, and their values. Subclass it and declare :class:`Register` attributes.
 
     Handlers are methods of the device: ``on_read_NAME()`` returns what the guest reads, or None for the stored
-    value; ``on_write_NAME(value)`` comes after the value has been stored. ``value`` has the bits that the guest
-    may write (bytes of a "rw" register that the access left out as they were) and its ones for bits that are
-    cleared by ones.
+    value; ``on_write_NAME(value)`` comes after the value has been stored, and returns False to have the old one back.
+    ``value`` has the bits that the guest may write (bytes of a "rw" register that the access left out as they were)
+    and its ones for bits that are cleared by ones.
 
     Handlers run on vCPU threads, one at a time: the map's ``lock`` is held. Code elsewhere that changes more than
     one value, or depends on one, takes it too: ``with self.regs.lock:``.
@@ -158,7 +158,7 @@ class RegisterMap:
                 raise VmmError(f"{type(self).__name__} has no register {name}")
             self._reset[name] = value & getattr(type(self), name).mask
         self._on_read: dict[str, Callable[[], int | None]] = {}
-        self._on_write: dict[str, Callable[[int], None]] = {}
+        self._on_write: dict[str, Callable[[int], bool | None]] = {}
         for register in self.registers:
             for kind, handlers in (("read", self._on_read), ("write", self._on_write)):
                 handler = getattr(device, f"on_{kind}_{register.name}", None)
@@ -227,14 +227,14 @@ class RegisterMap:
                 there = _shift(lanes, -at) & register.mask
                 ones = _shift(value, -at) & there
                 given = ones & (register.writable | register.write_one_clears)
+                old = self._values[register.name]
                 if register.access == "rw":
-                    old = self._values[register.name]
                     keep = old & ~(there & register.writable) & ~(ones & register.write_one_clears)
                     self._values[register.name] = keep | ones & register.writable
                     given |= old & register.writable & ~there
                 handler = self._on_write.get(register.name)
-                if handler is not None:
-                    handler(given)
+                if handler is not None and handler(given) is False:
+                    self._values[register.name] = old
 
 
 def _shift(value: int, by: int) -> int:
