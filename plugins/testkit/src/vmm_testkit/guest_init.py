@@ -76,17 +76,42 @@ echo "vmm-exit-status: $?"
 poweroff -f
 """
 
+# The root file system is the word root= of the kernel's command line; a disk may take a moment to appear.
+ROOT = r"""
+read -r words < /proc/cmdline
+root=/dev/vda flags=rw init=/sbin/init
+for word in $words; do
+    case $word in
+    root=*) root=${word#root=} ;;
+    init=*) init=${word#init=} ;;
+    ro) flags=ro ;;
+    esac
+done
+n=0
+until [ -b "$root" ] || [ $n = 500 ]; do usleep 20000; n=$((n + 1)); done
+mkdir /root-disk
+if mount -t ext4 -o $flags "$root" /root-disk; then
+    for directory in dev proc sys run; do
+        umount /dev/pts /dev/shm 2> /dev/null
+        mount --move /$directory /root-disk/$directory
+    done
+    exec switch_root /root-disk $init
+fi
+echo "vmm-testkit: $root does not mount as root file system"
+poweroff -f
+"""
+
 # After these, init must never return: the kernel panics when process 1 ends.
 _END = r"""
 echo "vmm-testkit: init has nothing left to do"
 while :; do sleep 3600; done
 """
 
-_BODIES = {"loop": LOOP, "shell": SHELL, "command": COMMAND}
+_BODIES = {"loop": LOOP, "shell": SHELL, "command": COMMAND, "root": ROOT}
 
 
 def init_script(mode: str, hostname: str, stamp: bool) -> str:
-    """The text of /init for one of the modes "loop", "shell" and "command"."""
+    """The text of /init for one of the modes "loop", "shell", "command" and "root"."""
     first, ready = ("/sbin/stamp\n", "/sbin/stamp-ready\n") if stamp else ("", "")
     return "#!/bin/sh\n" + first + _SETUP.replace("@HOSTNAME@", hostname) + ready + _BODIES[mode] + _END
 

@@ -19,7 +19,7 @@ from vmm_testkit.guest_init import init_script, stamp_program
 from vmm_testkit.kernels import Kernel
 from vmm_testkit.modules import ModuleError, ModuleTree, module_name, read_module
 
-MODES = ("loop", "shell", "command")
+MODES = ("loop", "shell", "command", "root")
 
 # Links cost boot time, so only what tests and people use; `busybox NAME` reaches every other applet.
 _APPLETS = """
@@ -66,8 +66,9 @@ class Initramfs:
             Their dependencies are added and all are loaded in order by init.
         files: guest path -> bytes, or host path (str or Path) whose executable bit is kept.
         programs: names or paths of host programs, put at their own path with their shared libraries.
-        mode: "loop" (commands by ``DebianGuest``), "shell" (interactive, powers off at its end) or "command"
-            (run ``command`` with sh, print ``vmm-exit-status: N``, power off).
+        mode: "loop" (commands by ``DebianGuest``), "shell" (interactive, powers off at its end), "command"
+            (run ``command`` with sh, print ``vmm-exit-status: N``, power off) or "root" (go on with the ext4 file
+            system on the disk that the kernel's ``root=`` names, default /dev/vda).
         stamp: let init begin by writing 0x42 to I/O port 0x80, and write 0x43 there when it is ready for
             commands, so that a VMM can tell when it got there (``vmm run --timing``).
         init: text of another /init script (``mode`` is then not used).

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -29,7 +30,7 @@ from vmm_testkit.kernels import Kernel, debian_kernel
 from vmm_testkit.lab_session import LabError, LabStalled, LabTimeout, Session, Stream
 from vmm_testkit.process import kill_group, spawn
 
-__all__ = ["Lab", "LabError", "LabStalled", "LabTimeout", "in_lab"]
+__all__ = ["Lab", "LabError", "LabStalled", "LabTimeout", "drive", "in_lab"]
 
 QEMU = "qemu-system-x86_64"
 #: Variables handed to the job as they are (and all that begin with VMM_ or LC_).
@@ -43,6 +44,14 @@ _CMDLINE = "console=ttyS0 quiet reboot=t panic=-1 mitigations=off random.trust_c
 def in_lab() -> bool:
     """Whether this process runs in the lab."""
     return os.environ.get("VMM_IN_LAB") == "1"
+
+
+def drive(name: str) -> Path | None:
+    """In the lab: the device node of the drive ``name`` that the lab was given; None when it has none."""
+    for serial in Path("/sys/block").glob("vd*/serial"):
+        if serial.read_text().strip() == name:
+            return Path("/dev", serial.parent.name)
+    return None
 
 
 class Lab:
@@ -59,6 +68,8 @@ class Lab:
         out: a directory that the job may write to; whatever else it writes is lost.
         tty: connect the job to our terminal (needs one).
         stall_timeout: seconds of silence after which the lab counts as stalled; None: never.
+        drives: files that the lab has as disks, by name (at most 20 characters; :func:`drive` finds them in
+            there). What is written to one is lost; the same file may be given under several names.
     """
 
     def __init__(
@@ -73,6 +84,7 @@ class Lab:
         out: Path | None = None,
         tty: bool = False,
         stall_timeout: float | None = None,
+        drives: Mapping[str, Path] | None = None,
     ) -> None:
         self.memory_mib = memory_mib
         self.cpus = 1 if icount else cpus
@@ -82,6 +94,7 @@ class Lab:
         self.out = out.resolve() if out else None
         self.tty = tty
         self.stall_timeout = stall_timeout
+        self.drives = {name: path.resolve() for name, path in (drives or {}).items()}
         self._kernel = kernel
 
     def run(
@@ -108,6 +121,11 @@ class Lab:
             raise LabError(f"{QEMU} is missing: run `apt-get install qemu-system-x86` as root")
         if self.out and not self.out.is_dir():
             raise LabError(f"{self.out}: no such directory to share")
+        for name, path in self.drives.items():
+            if not re.fullmatch(r"[A-Za-z0-9._-]{1,20}", name):
+                raise LabError(f"drive {name!r}: a name has 1 to 20 letters, digits, dots, dashes, underscores")
+            if not path.is_file():
+                raise LabError(f"drive {name}: {path}: no such file")
         kernel = self._kernel or debian_kernel("amd64")
         nonce = secrets.token_hex(16)
         streams = [Stream(stdout or _raw(1), nonce), Stream(stderr or _raw(2), nonce), Stream(None, nonce)]
@@ -201,9 +219,7 @@ class Lab:
         command += ["-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"]
         command += ["-device", "virtio-9p-pci,fsdev=root,mount_tag=root"]
         if self.out:
-            # A comma in a QEMU option is written twice.
-            path = str(self.out).replace(",", ",,")
-            command += ["-fsdev", f"local,id=out,path={path},security_model=none,multidevs=remap"]
+            command += ["-fsdev", f"local,id=out,path={_comma(self.out)},security_model=none,multidevs=remap"]
             command += ["-device", "virtio-9p-pci,fsdev=out,mount_tag=out"]
         command += ["-chardev", f"socket,id=console,fd={fds[0]}", "-serial", "chardev:console"]
         command += ["-device", "virtio-serial-pci"]
@@ -212,9 +228,18 @@ class Lab:
             command += ["-device", f"virtserialport,nr={number},chardev={name},name=vmm.{name}"]
         if self.tty:
             command += ["-chardev", f"socket,id=tty,fd={fds[4]}", "-device", "virtconsole,nr=0,chardev=tty"]
+        for number, (name, file) in enumerate(self.drives.items()):
+            # A snapshot: QEMU keeps what is written in a temporary file without a name, in TMPDIR or /var/tmp.
+            command += ["-drive", f"file={_comma(file)},if=none,id=drive{number},format=raw,snapshot=on"]
+            command += ["-device", f"virtio-blk-pci,drive=drive{number},serial={name},disable-legacy=on"]
         if self.intel_iommu:
             command += ["-device", "intel-iommu,intremap=on,caching-mode=on"]
         return command + self.qemu_args
+
+
+def _comma(path: Path) -> str:
+    """The path in a QEMU option: a comma is written twice."""
+    return str(path).replace(",", ",,")
 
 
 def _raw(fd: int) -> BinaryIO:

@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_console")
 #: For jobs; loaded when the kernel has them.
 OPTIONAL_MODULES = (
-    "kvm-amd", "kvm-intel", "vfio-pci", "vfio_iommu_type1", "tun", "vhost_net", "vhost_vsock", "macvtap",
+    "kvm-amd", "kvm-intel", "vfio-pci", "vfio_iommu_type1", "tun", "vhost_net", "vhost_vsock", "macvtap", "bridge",
+    "dummy", "loop", "virtio_blk", "ext4",
 )  # fmt: skip
 
 #: The virtio-serial ports; QEMU calls them vmm.NAME.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from vmm_testkit.kernels import Kernel
     from vmm_testkit.kvm import KvmState
     from vmm_testkit.lab import Lab
+    from vmm_testkit.net import Link
 
 _guests: pytest.StashKey[list[DebianGuest]] = pytest.StashKey()
 _kvm: pytest.StashKey[KvmState] = pytest.StashKey()
@@ -47,6 +49,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--lab-tests", type=int, default=0, metavar="N", help="at most N tests in one lab, then another (default: all)"
     )
+    group.addoption(
+        "--lab-drive", action="append", default=[], metavar="NAME=FILE", help="a disk of that host; may be repeated"
+    )
+    group.addoption("--soak", action="store_true", help="long tests: minutes of load, hundreds of rounds")
     group.addoption("--lab-out", metavar="DIR", help="directory that tests in the lab may write to for good")
 
 
@@ -65,6 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 LAB_OPTIONS = (
     "--lab-memory", "--lab-cpus", "--lab-timeout", "--lab-stall", "--lab-retries", "--lab-tests", "--lab-out",
+    "--lab-drive",
 )  # fmt: skip
 
 
@@ -102,11 +109,29 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
             cpus=config.getoption("--lab-cpus"),
             out=out,
             stall_timeout=config.getoption("--lab-stall"),
+            drives=_drives(config.getoption("--lab-drive")),
         )
         try:
             return _run_in(lab, config, out / f".record-{os.getpid()}")
         except (LabError, InitramfsError, KernelError) as error:
             raise pytest.UsageError(f"--lab: {error}") from None
+
+
+def _drives(options: list[str]) -> dict[str, Path]:
+    """The lab's disks: those asked for, and some of the root file system of ``debian_system`` if it is built."""
+    from vmm_testkit.kernels import KernelError, debian_kernel
+    from vmm_testkit.system import lab_drives
+
+    drives = {}
+    for option in options:
+        name, equals, file = option.partition("=")
+        if not (name and equals and file):
+            raise pytest.UsageError(f"--lab-drive {option}: write it as NAME=FILE")
+        drives[name] = Path(file)
+    try:
+        return drives | lab_drives(debian_kernel("cloud-amd64"))
+    except KernelError:
+        return drives
 
 
 def _run_in(lab: Lab, config: pytest.Config, record: Path) -> int:
@@ -230,6 +255,65 @@ def debian_guest(
     yield make
     for guest in guests:
         guest.kill()
+
+
+@pytest.fixture
+def debian_system(
+    request: pytest.FixtureRequest, debian_kernel: Kernel, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., DebianGuest]]:
+    """``debian_system(*args for the VMM, **keywords of DebianGuest) -> DebianGuest``: a Debian with systemd.
+
+    Its root is a disk of its own, which it may write to; ``disk_options`` (``"num_queues=4"``) go into that
+    disk's ``--disk``, and ``disk=False`` leaves it out (the test gives it in ``args``, where ``{root}`` stands
+    for its path). The other keywords are those of ``debian_guest``.
+    """
+    from vmm_testkit.lab import in_lab
+    from vmm_testkit.roots import RootError
+    from vmm_testkit.system import DebianSystem, borrowed_root
+
+    guests: list[DebianGuest] = []
+    request.node.stash[_guests] = guests
+    with contextlib.ExitStack() as stack:
+
+        def make(*args: str, **keywords: Any) -> DebianGuest:
+            try:
+                root = stack.enter_context(borrowed_root(debian_kernel, tmp_path_factory.getbasetemp()))
+            except RootError as error:
+                hint = "; build it outside of the lab first: python -m vmm_testkit.system" if in_lab() else ""
+                pytest.skip(f"no Debian root file system: {error}{hint}")
+            wait = keywords.pop("wait", True)
+            guest = DebianSystem(debian_kernel, root, args=[*args, *keywords.pop("args", ())], **keywords)
+            guests.append(guest)
+            return guest.start(wait=wait)
+
+        yield make
+        for guest in guests:
+            guest.kill()
+
+
+@pytest.fixture
+def soak(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
+    """``soak(quick, long)``: how often, or for how many seconds; ``long`` with ``--soak``."""
+    return lambda quick, long: long if request.config.getoption("--soak") else quick
+
+
+@pytest.fixture
+def host_link() -> Iterator[Callable[..., Link]]:
+    """``host_link(name, kind, **keywords of net.Link) -> Link``: a TAP, a bridge …, removed at the end of the test."""
+    from vmm_testkit.lab import in_lab
+    from vmm_testkit.net import Link, NetError
+
+    if not in_lab():
+        pytest.skip("changes the host's network: run it in the lab (pytest --lab)")
+    with contextlib.ExitStack() as stack:
+
+        def make(name: str, kind: str = "tap", **keywords: Any) -> Link:
+            try:
+                return stack.enter_context(Link(name, kind, **keywords))
+            except NetError as error:
+                pytest.fail(str(error))
+
+        yield make
 
 
 @pytest.fixture
