@@ -30,7 +30,11 @@ _MASKED = (
     "systemd-machine-id-commit.service", "systemd-networkd-wait-online.service", "systemd-pcrphase-initrd.service",
     "systemd-pcrphase-sysinit.service", "systemd-pcrphase.service", "systemd-timesyncd.service",
     "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service", "getty@tty1.service",
-    "systemd-logind.service", "modprobe@drm.service",
+    "systemd-logind.service", "modprobe@drm.service", "modprobe@dm_mod.service", "modprobe@configfs.service",
+    "modprobe@efi_pstore.service", "modprobe@fuse.service", "modprobe@loop.service", "kmod-static-nodes.service",
+    "systemd-modules-load.service", "systemd-binfmt.service", "proc-sys-fs-binfmt_misc.automount",
+    "systemd-pstore.service", "dev-mqueue.mount", "dev-hugepages.mount", "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount", "sys-fs-fuse-connections.mount", "sys-kernel-config.mount",
 )  # fmt: skip
 
 _LOOP_UNIT = """\
@@ -84,7 +88,7 @@ ConditionKernelCommandLine=!testkit
 ConditionKernelCommandLine=!testkit.command
 """
 
-# An address from the kernel's ip= (systemd-network-generator writes files that come before this one), else by DHCP.
+# For what the kernel's ip= says nothing of: systemd-network-generator makes of it 91-default.network.
 _NETWORK = """\
 [Match]
 Type=ether
@@ -106,7 +110,7 @@ def root_files(hostname: str) -> dict[str, str]:
         "etc/hosts": f"127.0.0.1 localhost\n127.0.1.1 {hostname}\n::1 localhost\n",
         "etc/fstab": "/dev/root / ext4 defaults 0 0\n",
         "etc/machine-id": "5eed" * 8 + "\n",
-        "etc/systemd/network/90-default.network": _NETWORK,
+        "etc/systemd/network/95-default.network": _NETWORK,
         "etc/systemd/journald.conf.d/testkit.conf": "[Journal]\nStorage=volatile\nReadKMsg=no\n",
         "etc/systemd/system.conf.d/testkit.conf": "[Manager]\nDefaultTimeoutStopSec=20s\nShowStatus=no\n",
         "etc/udev/rules.d/80-hvc-login.rules": 'SUBSYSTEM=="tty", KERNEL=="hvc0", TAG+="systemd", '
