@@ -221,6 +221,17 @@ static inline void v_avail(struct vdev *d, unsigned i, uint16_t head, unsigned s
   __atomic_store_n((uint16_t *)vmm_mem(d->vm, v_ring(i) + 0x8002, 2), ++d->avail[i], __ATOMIC_SEQ_CST);
 }
 
+/* The queues that have an ioeventfd; no others than those of `queues` may. */
+static inline unsigned doorbells(struct vdev *d, unsigned queues) {
+  unsigned found = 0;
+  for (unsigned i = 0; i < fake.n_ioeventfds; i++) {
+    uint64_t n = (fake.ioeventfd[i].addr - d->bar - VMM_VIRTIO_NOTIFY) / 4;
+    CHECK(n < QUEUES && queues >> n & 1 && fake.ioeventfd[i].len == 0);
+    found |= 1u << n;
+  }
+  return found;
+}
+
 /* Let loops run until the condition holds; a test that waits in vain is ended by its runner. */
 #define AWAIT(cond) \
   while (!(cond)) poll(NULL, 0, 1)
