@@ -47,6 +47,8 @@ class Device:
 
     #: Raised when the layout of save()'s dict changes.
     save_version = 1
+    #: methods that may be called from outside while the VM lives (:meth:`vmmcore.Vm.call`); plain data in and out
+    operations: tuple[str, ...] = ()
     #: what a C half gives post_event() as `arg`, so that :meth:`event` is called; the machine sets it
     token = 0
 
@@ -285,6 +287,9 @@ class PciDevice(Device):
                               (0x08, self.class_code << 8 | self.revision),
                               (0x2C, self.subsystem_id << 16 | self.subsystem_vendor_id)):
             lib.vmm_pci_set(self.pci, offset, 4, value, 0, 0)
+        gsis = (self.machine.plan.get("pci") or {}).get("gsis")
+        if self.interrupt_pin and gsis:
+            lib.vmm_pci_set_intx(self.pci, gsis[place["slot"] % len(gsis)])
         try:
             self.realize()
             if self._maps:
