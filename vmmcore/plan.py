@@ -76,22 +76,60 @@ def check(plan: dict[str, Any]) -> None:
             raise VmmError(f"not a plan: '{key}' is missing or of the wrong type")
 
 
-def open_path(path: str, mode: str, option: str) -> int:
-    """Open a file as `mode` (a key of :data:`MODES`) says; it is close-on-exec. Raises UserError."""
+def open_path(path: str, mode: str, option: str, *, direct: bool = False, lock: bool = False) -> int:
+    """Open a file as `mode` (a key of :data:`MODES`) says; it is close-on-exec. Raises UserError.
+
+    direct  past the page cache (O_DIRECT)
+    lock    refuse a file that another VM writes, and have this one refused to others (:func:`lock_file`)
+    """
+    flags = MODES[mode] | (os.O_DIRECT if direct else 0)
     try:
         # O_NONBLOCK: a FIFO without a writer must not hold us up
-        fd = os.open(path, MODES[mode] | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
+        fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
     except OSError as error:
-        raise UserError(option, f"{path}: {error.strerror}", _mend(error.errno or 0, mode)) from None
+        mend = _mend(error.errno or 0, mode, direct)
+        raise UserError(option, f"{path}: {error.strerror}", mend) from None
     try:
         kind = os.fstat(fd).st_mode
         if stat.S_ISDIR(kind):
             raise UserError(option, f"{path}: is a directory", "name a file")
         os.set_blocking(fd, True)
+        if lock:
+            lock_file(fd, path, option, exclusive=mode != "r")
         return above_stdio(fd)
     except BaseException:
         os.close(fd)
         raise
+
+
+def lock_file(fd: int, path: str, option: str, *, exclusive: bool) -> None:
+    """Take the file for this VM; several may have it if none is exclusive. Raises UserError.
+
+    The lock is of the open file description (F_OFD_SETLK), over all bytes: it lives until the last duplicate of
+    `fd`, in whatever process, is closed. QEMU and Cloud Hypervisor look at the same locks.
+    """
+    import errno as numbers
+    import fcntl
+    import struct
+    import time
+
+    kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
+    request = struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0)
+    # The kernel may still be closing the files of a VM that was killed a moment ago.
+    give_up = time.monotonic() + 0.5
+    while True:
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
+            return
+        except OSError as error:
+            if error.errno not in (numbers.EAGAIN, numbers.EACCES):
+                raise UserError(option, f"{path}: cannot be locked: {error.strerror}",
+                                "keep it on a file system with locks") from None
+            if time.monotonic() > give_up:
+                mend = "stop that one" if exclusive else "stop that one, or give it readonly=on there as well"
+                raise UserError(option, f"{path}: is in use by another virtual machine, or given twice",
+                                mend) from None
+            time.sleep(0.02)
 
 
 def above_stdio(fd: int) -> int:
@@ -160,7 +198,8 @@ def reopen(plan: dict[str, Any], tell: Callable[[str], None]) -> list[int]:
         for entry in plan["files"]:
             match entry:
                 case {"path": str(path), "mode": str(mode)} if mode in MODES:
-                    fds.append(open_path(path, mode, "--plan"))
+                    direct, lock = bool(entry.get("direct")), bool(entry.get("lock"))
+                    fds.append(open_path(path, mode, "--plan", direct=direct, lock=lock))
                 case {"stdio": int(number)} if 0 <= number <= 2:
                     fds.append(dup_stdio(number))
                 case {"pty": str() | None as link}:
@@ -186,9 +225,11 @@ def close_all(fds: list[int]) -> None:
             pass
 
 
-def _mend(errno: int, mode: str) -> str:
+def _mend(errno: int, mode: str, direct: bool = False) -> str:
     import errno as numbers
 
+    if errno == numbers.EINVAL and direct:
+        return "this file system has no direct I/O; leave direct out"
     if errno == numbers.ENOENT:
         return "create the folder first" if mode in "wa" else "check the path"
     if errno in (numbers.EACCES, numbers.EPERM, numbers.EROFS):

@@ -84,15 +84,22 @@ class PlanContext:
 
     # --- files ------------------------------------------------------------
 
-    def open_file(self, path: str, option: str, mode: str = "r") -> int:
-        """Open a file now; its index in ``plan["files"]``. Mode r, rw, w (truncates), a. Raises UserError."""
+    def open_file(self, path: str, option: str, mode: str = "r", *, direct: bool = False, lock: bool = False) -> int:
+        """Open a file now; its index in ``plan["files"]``. Mode r, rw, w (truncates), a. Raises UserError.
+
+        direct  past the page cache (O_DIRECT)
+        lock    refuse a file that another VM writes (or, mode rw, has open), and have this one refused to others
+                for as long as the VM lives. Not when nothing may be changed on the host (`dry_run`)
+        """
         path = os.path.abspath(path)
         entry: dict[str, Any] = {"path": path, "mode": mode}
+        entry.update({key: True for key, wanted in (("direct", direct), ("lock", lock)) if wanted})
         if mode == "r" and entry in self.plan["files"]:
             return int(self.plan["files"].index(entry))
         if self.dry_run and mode in ("w", "a"):
             return self._add(planfile.open_path("/dev/null", "rw", option), entry)
-        return self._add(planfile.open_path(path, mode, option), entry)
+        fd = planfile.open_path(path, mode, option, direct=direct, lock=lock and not self.dry_run)
+        return self._add(fd, entry)
 
     def open_stdio(self, number: int) -> int:
         """A copy of our stdin (0), stdout (1) or stderr (2); its index in ``plan["files"]``."""
@@ -109,6 +116,23 @@ class PlanContext:
         index = self._add(master, {"pty": link})
         self._add(slave, {"pty_slave": index})  # held open, or the master is hung up between users
         return index
+
+    def open_socket(self, path: str, option: str) -> int:
+        """A new Unix stream socket that listens at `path`; its index in ``plan["files"]``. Raises UserError.
+
+        The path goes with this context (so, if the VM cannot be made) and with the process. A runner that takes
+        this process's place removes it: the file's entry has ``node``, [path, st_dev, st_ino].
+        """
+        entry: dict[str, Any] = {"listen": path}
+        if self.dry_run:
+            return self._add(planfile.open_path("/dev/null", "rw", option), entry)
+        import weakref
+
+        from .unixsocket import listen, remove
+
+        fd, entry["node"] = listen(path, option)
+        weakref.finalize(self, remove, entry["node"], os.getpid())
+        return self._add(fd, entry)
 
     def adopt_fd(self, fd: int, description: dict[str, Any]) -> int:
         """Take over an open descriptor (a socket, a TAP); its index in ``plan["files"]``.

@@ -202,6 +202,21 @@ class Vm:
         """
         self._request("reload-device", device=id)
 
+    def call(self, id: str, method: str, **arguments: Any) -> Any:
+        """Call one of the methods that a device's class lists in ``operations``; what it returns.
+
+        Arguments and result are plain data. Raises GuestError: no such device or method, or it failed.
+        """
+        return self._request("device", device=id, method=method, args=arguments)["result"]
+
+    def resize_disk(self, id: str, size: int | None = None) -> int:
+        """Tell the guest of a disk's new size; bytes.
+
+        An image file is made `size` bytes long first (a multiple of 512; data beyond a smaller size is lost);
+        without `size`, or for a block device, the size that it has by now is taken. Raises GuestError.
+        """
+        return int(self.call(id, "resize", size=size))
+
     # --- events -----------------------------------------------------------
 
     def on_event(self, callback: Callable[[str, dict[str, Any]], object]) -> None:

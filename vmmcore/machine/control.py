@@ -149,6 +149,20 @@ class Control:
         reload_device(machine, device_id)
         self.event("device-reloaded", {"device": device_id})
 
+    def device(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        """Call one of a device's `operations`."""
+        device_id, method, arguments = str(message.get("device")), message.get("method"), message.get("args") or {}
+        device = machine.devices.get(device_id)
+        if device is None:
+            raise VmmError(f"no device '{device_id}'")
+        if method not in device.operations:
+            known = ", ".join(device.operations) or "none"
+            raise VmmError(f"{device_id}: no operation {method!r}; it has: {known}")
+        try:
+            return {"result": getattr(device, method)(**arguments)}
+        except TypeError as error:
+            raise VmmError(f"{device_id}: {error}") from None
+
     def save(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         if machine.state != "paused":
             raise VmmError(f"the VM is {machine.state}; pause it before saving its devices")
@@ -166,5 +180,5 @@ OPERATIONS = {
     "boot": Control.boot, "reboot": Control.reboot, "shutdown": Control.shutdown,
     "power-button": Control.power_button, "counters": Control.counters, "add-device": Control.add_device,
     "remove-device": Control.remove_device, "reload-device": Control.reload_device,
-    "save": Control.save,
+    "device": Control.device, "save": Control.save,
 }
