@@ -139,6 +139,7 @@ struct vmm_vm {
   struct vmm_event event[VMM_EVENTS];
   unsigned event_head, event_n;
   uint64_t events_lost;
+  bool devices_lost; /* a VMM_EVENT_DEVICE was among them */
   _Atomic uint64_t t_first_run, t_first_exit; /* ns, vCPU 0 */
   struct vmm_counter *counters; /* newest first; under event_lock */
   uint64_t log_tokens, log_time;

@@ -165,8 +165,8 @@ static void cfg_write(struct vmm_pci_segment *seg, unsigned slot, uint32_t at, c
   if (dev && at + size <= sizeof dev->cfg) {
     for (uint32_t i = 0; i < size; i++) {
       uint8_t *c = &dev->cfg[at + i], wm = dev->wmask[at + i];
-      *c = (uint8_t)((*c & ~wm) | (data[i] & wm));
-      *c &= (uint8_t) ~(data[i] & dev->w1c[at + i]);
+      uint8_t value = (uint8_t)(((*c & ~wm) | (data[i] & wm)) & ~(data[i] & dev->w1c[at + i]));
+      __atomic_store_n(c, value, __ATOMIC_RELAXED); /* the command register is read without the lock */
     }
     if (overlaps(at, size, COMMAND, 2) || overlaps(at, size, BAR0, 24)) place_all(seg);
     if (overlaps(at, size, COMMAND + 1, 1)) {

@@ -46,9 +46,8 @@ static void full_fence(void) {
 
 static struct desc desc_at(const uint8_t *table, uint32_t i) {
   struct desc d;
-  const volatile uint64_t *p = (const volatile uint64_t *)(const void *)(table + 16ull * i);
-  uint64_t words[2] = {p[0], p[1]};
-  memcpy(&d, words, sizeof d);
+  memcpy(&d, table + 16ull * i, sizeof d); /* an indirect table may be at any address */
+  __asm__ volatile("" ::: "memory");       /* once: what was checked is what is used */
   return d;
 }
 
@@ -118,7 +117,7 @@ static uint8_t *indirect(vmm_queue *q, const struct desc *d, uint32_t *n) {
   if (!has(q, VMM_F_INDIRECT)) return broken(q, "an indirect table, not negotiated"), NULL;
   if (!d->len || d->len % 16 || *n > 65535) return broken(q, "an indirect table of a wrong size"), NULL;
   uint8_t *table = vmm_mem(q->vm, d->addr, d->len);
-  if (!table || d->addr % 8) return broken(q, "an indirect table outside of memory or not aligned"), NULL;
+  if (!table) return broken(q, "an indirect table outside of memory"), NULL;
   return table;
 }
 
@@ -284,6 +283,7 @@ int vmm_queue_flush(vmm_queue *q) {
   bool packed = has(q, VMM_F_PACKED);
   if (packed) {
     set16(q->first + 14, q->first_flags);
+    vmm_mem_dirty_host(q->vm, q->first + 14, 2);
   } else {
     set16(q->device + 2, q->next_used);
     vmm_mem_dirty_host(q->vm, q->device, 4);

@@ -42,7 +42,7 @@ static void raise_isr(vmm_virtio *v, uint8_t bit, uint16_t vector) {
 }
 
 static void queue_interrupt(vmm_queue *q) {
-  raise_isr(q->virtio, ISR_QUEUE, q->vector);
+  raise_isr(q->virtio, ISR_QUEUE, __atomic_load_n(&q->vector, __ATOMIC_RELAXED));
 }
 
 static uint8_t take_isr(vmm_virtio *v) {
@@ -199,7 +199,7 @@ static void queue_write(vmm_virtio *v, uint64_t at, uint64_t value, uint32_t siz
   if (v->queue_select >= v->n || v->resetting) return;
   vmm_queue *q = &v->queue[v->queue_select];
   if (size == 2 && at == QUEUE_MSIX_VECTOR) {
-    q->vector = vector_of(v, value);
+    __atomic_store_n(&q->vector, vector_of(v, value), __ATOMIC_RELAXED);
   } else if (size == 2 && at == QUEUE_RESET) { /* §4.1.4.3.1 */
     if (value != 1 || !(v->accepted >> VMM_F_RING_RESET & 1) || !q->enabled) return;
     q->resetting = true;

@@ -120,7 +120,8 @@ void vmm_post_event(vmm_vm *vm, uint32_t kind, uint64_t arg) {
     wake = false;
   } else if (vm->event_n >= room) {
     vm->events_lost++;
-    wake = false;
+    wake = false; /* the reader has not got to the end yet */
+    if (kind == VMM_EVENT_DEVICE) vm->devices_lost = true;
   } else {
     vm->event[(vm->event_head + vm->event_n++) % VMM_EVENTS] = e;
     if (last) atomic_store(&vm->halted, true);
@@ -138,6 +139,10 @@ int vmm_event_next(vmm_vm *vm, struct vmm_event *out) {
     *out = vm->event[vm->event_head];
     vm->event_head = (vm->event_head + 1) % VMM_EVENTS;
     vm->event_n--;
+    got = 1;
+  } else if (vm->devices_lost) { /* which ones is not known: all look */
+    vm->devices_lost = false;
+    *out = (struct vmm_event){VMM_EVENT_DEVICE, 0, vmm_now_ns()};
     got = 1;
   } else {
     eventfd_t v;

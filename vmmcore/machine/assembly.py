@@ -219,10 +219,10 @@ class Machine:
         device._enter("removed")
 
     def device_event(self, token: int) -> None:
-        """VMM_EVENT_DEVICE: the C half of a device has something for its Python half."""
-        device = self._tokens.get(token)
-        if device is not None:
-            device.event(token)
+        """VMM_EVENT_DEVICE: the C half of a device has something for its Python half. Token 0: any of them may."""
+        for device in list(self._tokens.values()):
+            if token in (0, device.token):
+                device.event(device.token)
 
     # --- life ---
 
