@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+class _Lib(Protocol):
+    def rng_new(self, api: Any, vm: Any, id: bytes, source: int, bw: Sequence[int], ops: Sequence[int],
+                error: Any, /) -> Any: ...
+    def rng_start(self, rng: Any, queue: Any, /) -> int: ...
+    def rng_stop(self, rng: Any, /) -> None: ...
+    def rng_free(self, rng: Any, /) -> None: ...
+
+ffi: Any
+lib: _Lib
