@@ -465,7 +465,7 @@ class VirtioDevice(PciDevice):
 
         why = ffi.string(lib.vmm_virtio_why(self._virtio)).decode(errors="replace")
         sys.stderr.write(f"vmm: warning: {self.id} needs a reset by its driver: {why}\n")
-        self.machine.tell("device-failed", id=self.id, reason=why)
+        self.machine.tell("device-failed", device=self.id, reason=why)
 
     def _teardown(self) -> None:
         from .machine.native import lib
