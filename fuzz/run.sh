@@ -35,7 +35,7 @@ fi
 seconds=${1:-60}
 status=0
 ${PYTHON:-python3} "$here/seeds.py" "$work/seeds"
-for target in fuzz_bus fuzz_pci; do
+for target in fuzz_bus fuzz_pci fuzz_queue fuzz_virtio; do
     if ! build "$target" 2>"$work/log"; then
         cat "$work/log" >&2
         if grep -q 'libclang_rt.fuzzer' "$work/log"; then

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a few seed inputs for fuzz_bus and fuzz_pci: ``seeds.py DIRECTORY``, one folder each."""
+"""Writes a few seed inputs for each fuzz target: ``seeds.py DIRECTORY``, one folder each."""
 
 from __future__ import annotations
 
@@ -53,8 +53,48 @@ def bus() -> dict[str, bytes]:
     }
 
 
+def queue() -> dict[str, bytes]:
+    """Well-formed requests, as fuzz_queue.c reads them."""
+
+    def descriptor(kind: int, index: int, at: int, length: int, a: int, b: int) -> bytes:
+        return bytes([0, kind, index, 6, at & 0xFF, at >> 8, 0, length, a, b])
+
+    done = bytes([5, 0, 5, 4, 5, 5, 5, 6])  # pop, push, flush, wait
+    seeds = {}
+    for name, kind in {"split": 0x06, "split-all": 0x36, "packed": 0x07, "packed-all": 0x37, "odd": 0x3F}.items():
+        packed = kind & 1
+        one = descriptor(0, 0, 0x4000, 64, 9 if packed else 0, 8 if packed else 0)
+        two = descriptor(0, 0, 0x4000, 64, 9 if packed else 1, 9 if packed else 1)
+        two += descriptor(0, 1, 0x4100, 64, 9 if packed else 2, 10 if packed else 0)
+        table = bytes([0, 2, 6, 0, 0x40, 0, 32, 0, 0]) + bytes([0, 0, 0, 6, 0, 0x30, 0x41, 4, 12 if packed else 0])
+        head = b"" if packed else bytes([0, 3, 0])
+        seeds[name] = bytes([kind]) + (two + head + done) * 6
+        seeds[f"{name}-one"] = bytes([kind]) + (one + head + done) * 12
+        seeds[f"{name}-table"] = bytes([kind]) + (table + head + done) * 3
+        seeds[f"{name}-anywhere"] = bytes([kind | 0x80, 6, 0, 0x10, 6, 0, 0x20, 6, 0, 0x50]) + (two + head + done) * 3
+    return seeds
+
+
+def virtio() -> dict[str, bytes]:
+    """Activations, requests and resets, as fuzz_virtio.c reads them."""
+    serve = bytes([0, 0])
+    request = bytes([1, 14, 0, 0x20, 2, 0]) + bytes([0, 3])
+    off = bytes([1, 15])
+    seeds = {}
+    for n in range(4):
+        up = bytes([1, 12 | n << 6, 7]) + serve
+        seeds[f"up{n}"] = up + request * 3 + off + serve + up + request
+        seeds[f"pause{n}"] = up + request + bytes([0, 0x87]) + request + bytes([0, 5]) + request + off + serve
+        seeds[f"fail{n}"] = up + bytes([0, 7]) + serve + off + serve + up + request
+        queue_reset = bytes([1, 0, 5, 0, 1, 0, 12, 1]) + serve
+        seeds[f"queue{n}"] = up + queue_reset + bytes([1, 0, 8, 1]) + serve + request
+    seeds["config"] = bytes([1, 6, 4, 0x82, 4, 0, 6, 0x20]) * 4 + bytes([1, 10, 20, 4, 1, 0x1A, 20, 9])
+    return seeds
+
+
 def main(folder: Path) -> None:
-    for target, seeds in {"fuzz_pci": pci(), "fuzz_bus": bus()}.items():
+    targets = {"fuzz_pci": pci(), "fuzz_bus": bus(), "fuzz_queue": queue(), "fuzz_virtio": virtio()}
+    for target, seeds in targets.items():
         (folder / target).mkdir(parents=True, exist_ok=True)
         for name, data in seeds.items():
             (folder / target / name).write_bytes(data)
