@@ -2,6 +2,7 @@
 """Options of devices that talk to a byte stream of the host: serial ports, consoles, debug ports.
 
     --serial tty | null | off | pty | file=PATH
+    --console tty | null | off | pty | file=PATH | socket=PATH
 
 The device half hands the fds to the core's ``chardev_open`` (vmmcore.h).
 """
@@ -25,23 +26,55 @@ class StreamOptions(Options):
     file = Option(Path, None, "write what the guest sends to this file; it gets no input")
 
     def validate(self, option: str) -> None:
-        if self.mode is not None and self.file is not None:
-            raise UserError(f"{option} file=", f"cannot be combined with {self.mode}", "keep one of them")
-        if self.mode is None and self.file is None:
-            raise UserError(option, "it is not said where the bytes go", "use tty, pty, null or file=PATH")
+        super().validate(option)
+        given = [key for key in ("file", "socket") if self._values.get(key) is not None]
+        if self.mode is not None and given:
+            raise UserError(f"{option} {given[0]}=", f"cannot be combined with {self.mode}", "keep one of them")
+        if len(given) > 1:
+            raise UserError(f"{option} socket=", "cannot be combined with file=", "keep one of them")
+        if self.mode is None and not given:
+            known = " or ".join(f"{key}=PATH" for key in ("file", "socket") if key in self._options)
+            raise UserError(option, "it is not said where the bytes go", f"use tty, pty, null, {known}")
+
+    @property
+    def kind(self) -> str:
+        """``tty``, ``null``, ``off``, ``pty``, ``file`` or ``socket``."""
+        return self.mode or ("file" if self.file is not None else "socket")
+
+
+class SocketStreamOptions(StreamOptions):
+    """``socket=PATH`` as well, for devices that can listen (the core's chardev cannot)."""
+
+    socket = Option(Path, None, "a new Unix socket; whoever connects is at the other end")
 
 
 def open_stream(context: PlanContext, options: StreamOptions, flag: str, *, input: bool = True) -> dict[str, int]:
     """Open the host's side: the plan's ``files`` of the device, ``in`` (unless `input` is false) and ``out``.
 
-    Raises UserError naming `flag` (``--serial``).
+    For ``socket=``: ``listen``, a listening socket. Raises UserError naming `flag` (``--serial``).
     """
     files: dict[str, int] = {}
     if options.mode == "tty":
-        files = {"in": context.open_stdio(0), "out": context.open_stdio(1)} if input else {"out": context.open_stdio(1)}
+        if input:
+            _check_input(context, flag)
+            files["in"] = context.open_stdio(0)
+        files["out"] = context.open_stdio(1)
     elif options.mode == "pty":
         pty = context.open_pty(f"{flag} pty")
         files = {"in": pty, "out": pty} if input else {"out": pty}
     elif options.file is not None:
         files = {"out": context.open_file(options.file, f"{flag} file=", "w")}
+    elif isinstance(options, SocketStreamOptions) and options.socket is not None:
+        files = {"listen": context.open_socket(options.socket, f"{flag} socket=")}
     return files
+
+
+def _check_input(context: PlanContext, flag: str) -> None:
+    """Standard input has one reader, or each would get some of the keys."""
+    entry = {"stdio": 0}
+    if entry not in context.plan["files"]:
+        return
+    index = context.plan["files"].index(entry)
+    owners = [device["type"] for device in context.plan["devices"] if index in device["files"].values()]
+    raise UserError(f"{flag} tty", f"{f'--{owners[0]}' if owners else 'another port'} has this terminal already",
+                    "use pty, file= or null for one of them")

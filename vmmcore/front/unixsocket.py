@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Listening Unix sockets in the file system: made so that nothing is left behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+
+from .. import plan as planfile
+from ..errors import UserError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+#: sizeof(sun_path), less the NUL (unix(7))
+MAX_PATH = 107
+
+
+def listen(path: str, option: str) -> tuple[int, list[Any]]:
+    """A socket that listens at `path` (close-on-exec), and [path, st_dev, st_ino] for :func:`remove`.
+
+    A socket there that nobody listens at any more is replaced. Raises UserError naming `option`.
+    """
+    if len(os.fsencode(path)) > MAX_PATH:
+        raise UserError(option, f"{path}: longer than {MAX_PATH} bytes", "choose a shorter path")
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        try:
+            server.bind(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _is_stale(path, option):
+                raise
+            os.unlink(path)
+            server.bind(path)
+        found = os.lstat(path)
+        server.listen(4)
+        server.setblocking(False)
+        return planfile.above_stdio(server.detach()), [path, found.st_dev, found.st_ino]
+    except OSError as error:
+        mend = "create the folder first" if error.errno == errno.ENOENT else "name a path that can be created"
+        raise UserError(option, f"{path}: {error.strerror}", mend) from None
+    finally:
+        server.close()
+
+
+def _is_stale(path: str, option: str) -> bool:
+    """Whether the socket at `path` has lost its program. Raises UserError for all else."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise UserError(option, f"{path}: exists, and is no socket", "choose another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            pass
+    raise UserError(option, f"{path}: another program listens there", "choose another path")
+
+
+def remove(node: list[Any], pid: int) -> None:
+    """Unlink what :func:`listen` made, unless it is another's by now, or this is a child of process `pid`."""
+    path, device, inode = node
+    try:
+        found = os.lstat(path)
+        if (found.st_dev, found.st_ino, os.getpid()) == (device, inode, pid):
+            os.unlink(path)
+    except OSError:
+        pass
