@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""mypy --strict on the core and on each plugin's package."""
+"""mypy --strict on the core and on each plugin's and example's package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
-    targets = ["vmmcore", *(str(p) for p in sorted(ROOT.glob("plugins/*/src/*")) if (p / "__init__.py").exists())]
+    sources = sorted([*ROOT.glob("plugins/*/src/*"), *ROOT.glob("examples/*/src/*")])
+    targets = ["vmmcore", *(str(p) for p in sources if (p / "__init__.py").exists())]
     return subprocess.run([sys.executable, "-m", "mypy", "--strict", *targets], cwd=ROOT).returncode
 
 

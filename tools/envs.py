@@ -13,5 +13,11 @@ def plugins() -> list[str]:
     return sorted(p.parent.name for p in ROOT.glob("plugins/*/pyproject.toml"))
 
 
+def examples() -> list[str]:
+    """The names of the example packages: third parties' plugins, tested as such."""
+    return sorted(p.parent.name for p in ROOT.glob("examples/*/pyproject.toml"))
+
+
 if __name__ == "__main__":
-    print(",".join(["core", "native", *(f"plugin-{name}" for name in plugins()), "lint", "types"]))
+    packages = [*(f"plugin-{name}" for name in plugins()), *(f"example-{name}" for name in examples())]
+    print(",".join(["core", "native", *packages, "lint", "types"]))

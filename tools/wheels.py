@@ -32,7 +32,8 @@ def main() -> None:
     build(ROOT)  # first: plugins with C code compile against its header
     core = OUT / "core.txt"
     core.write_text(pins())
-    folders = [p.parent for p in sorted(ROOT.glob("plugins/*/pyproject.toml"))]
+    projects = [*ROOT.glob("plugins/*/pyproject.toml"), *ROOT.glob("examples/*/pyproject.toml")]
+    folders = sorted(p.parent for p in projects)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda folder: build(folder, "--build-constraint", str(core)), folders))
     (OUT / "constraints.txt").write_text(pins())
