@@ -50,3 +50,15 @@ def test_linux_drives_the_rings(case: str, kernel_of: Callable[[str], Kernel], i
         guest.check("cd /sys/bus/virtio/drivers/virtio_rng && for i in $(seq 20); do echo virtio0 > unbind; "
                     "echo virtio0 > bind; dd if=/dev/hwrng bs=16 count=1 2>/dev/null | wc -c | grep -q 16 || exit 1; done")
         assert guest.poweroff() == 0
+
+
+def test_shared_memory_is_the_same_memory(kernel_of: Callable[[str], Kernel], initramfs: Path) -> None:
+    """Regions 1 and 7 lie behind each other in BAR 4; the device gives 16 bytes of region 7 and counts its first up."""
+    device = str(Path(__file__).with_name("py_shared.py"))
+    with DebianGuest(kernel_of("cloud-amd64"), initramfs, args=["--plugin", device]) as guest:
+        base = int(guest.check("sed -n 5p /sys/bus/pci/devices/*:01.0/resource").split()[0], 16) + 8192
+        guest.check(f"busybox devmem {base:#x} 32 0x44434241")
+        assert "42 43 44 0" in guest.check("dd if=/dev/hwrng bs=16 count=1 2>/dev/null | hexdump -v -e '1/1 \"%x \"'")
+        assert int(guest.check(f"busybox devmem {base:#x} 8"), 16) > 0x41
+        assert int(guest.check(f"busybox devmem {base - 8192:#x} 32"), 16) == 0
+        assert guest.poweroff() == 0
