@@ -18,7 +18,7 @@ def main(fd: int, command: list[str]) -> int:
     os.setsid()
     poll = select.poll()
     poll.register(fd, 0)  # POLLHUP is reported unasked
-    child = os.posix_spawn(command[0], command, os.environ)
+    child = os.posix_spawn(command[0], command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, 2, 1)])
     child_fd = os.pidfd_open(child)
     poll.register(child_fd, select.POLLIN)
     for number, _ in poll.poll(100):  # wrong arguments end it at once
