@@ -27,7 +27,8 @@ struct vmm_loop {
   pthread_t thread;
   pthread_mutex_t running; /* held while handlers run */
   pthread_mutex_t lock;    /* the two lists */
-  struct entry *live, *dead;
+  struct entry *live;
+  _Atomic(struct entry *) dead;
   _Atomic bool stop;
 };
 
@@ -53,9 +54,9 @@ static void *loop_main(void *arg) {
       }
     }
     pthread_mutex_unlock(&loop->running);
+    if (!atomic_load_explicit(&loop->dead, memory_order_relaxed)) continue;
     pthread_mutex_lock(&loop->lock);
-    struct entry *dead = loop->dead;
-    loop->dead = NULL;
+    struct entry *dead = atomic_exchange(&loop->dead, NULL);
     pthread_mutex_unlock(&loop->lock);
     free_list(dead);
   }
