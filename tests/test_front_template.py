@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,10 @@ from vmmcore.front.template import write_plugin
 VMM = Path(sys.executable).with_name("vmm")
 
 
-def test_the_generated_plugin_works_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["--native"]], ids=["python", "native"])
+def test_the_generated_plugin_works_at_once(tmp_path: Path, options: list[str]) -> None:
     made = subprocess.run(
-        [VMM, "plugins", "new", "my-dev"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [VMM, "plugins", "new", "my-dev", *options], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert made.returncode == 0, made.stderr
     package, venv = tmp_path / "vmm-my-dev", tmp_path / "venv"
@@ -54,6 +56,7 @@ def test_the_generated_plugin_works_at_once(tmp_path: Path) -> None:
     )
     assert tests.returncode == 0, tests.stdout + tests.stderr
     assert "passed" in tests.stdout
+    assert "skipped" not in tests.stdout or not os.access("/dev/kvm", os.R_OK | os.W_OK), tests.stdout
     shown = subprocess.run(
         [script, "plugins", "info", "my-dev"],
         capture_output=True,

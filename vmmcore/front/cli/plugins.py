@@ -141,15 +141,16 @@ def _print_info(data: dict[str, Any], plugins: Plugins) -> None:
 @click.option(
     "--dir", "folder", metavar="FOLDER", default=None, help="Where to write it (default: ./vmm-NAME)."
 )
-def new(name: str, folder: str | None) -> int:
-    """Write a complete package for a new plugin, whose tests pass at once."""
+@click.option("--native", is_flag=True, help="With a data plane in C.")
+def new(name: str, folder: str | None, native: bool) -> int:
+    """Write a complete package for a new plugin, a virtio device, whose tests pass at once."""
     from ..template import write_plugin
 
     try:
-        path = write_plugin(name, folder)
+        path = write_plugin(name, folder, native)
     except OSError as error:
         raise VmmError(f"{error.filename}: {error.strerror}") from None
-    click.echo(f"{path}: a plugin with a small PCI device; next:")
+    click.echo(f"{path}: a plugin with a small virtio device{' in C' if native else ''}; next:")
     click.echo(f"  pip install -e '{path}[test]' && pytest {path}")
-    click.echo(f"  vmm run --kernel vmlinuz --{name}")
+    click.echo(f"  vmm run --kernel vmlinuz --{name.replace('-', '_')} limit=100")
     return 0
