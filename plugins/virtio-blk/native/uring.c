@@ -150,8 +150,8 @@ bool uring_ready(const struct uring *u) {
 
 void uring_quiet(struct uring *u, bool quiet) {
   if (!CAN_BE_QUIET) return;
-  __atomic_store_n(u->cq_flags, quiet ? IORING_CQ_EVENTFD_DISABLED : 0, __ATOMIC_RELAXED);
-  if (!quiet) __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  if (quiet) __atomic_store_n(u->cq_flags, IORING_CQ_EVENTFD_DISABLED, __ATOMIC_RELAXED);
+  else (void)__atomic_exchange_n(u->cq_flags, 0, __ATOMIC_SEQ_CST); /* seen before we look at the ring again */
 }
 
 int uring_submit(struct uring *u) {

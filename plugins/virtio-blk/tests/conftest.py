@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images, and a small file system of the test's own."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+MIB = 1 << 20
+
+
+def pattern(size: int) -> bytes:
+    """Bytes of which no two sectors are alike."""
+    return b"".join(n.to_bytes(8, "little") * 64 for n in range(1, size // 512 + 1))
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A raw image of 4 MiB."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(pattern(4 * MIB))
+    return path
+
+
+@pytest.fixture
+def small_tmpfs(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if libc.mount(b"none", str(folder).encode(), b"tmpfs", 0, b"size=2M"):
+        pytest.skip(f"cannot mount a tmpfs ({os.strerror(ctypes.get_errno())}); run as root")
+    yield folder
+    libc.umount2(str(folder).encode(), 2)
