@@ -55,13 +55,29 @@ def device_flags() -> list[str]:
     return [key for key in Discovery().group("vmmcore.flags") if "--" + key not in taken]
 
 
+def spread(args: list[str], flags: set[str]) -> list[str]:
+    """``--disk A B`` is ``--disk A --disk B``, as the anchor's users write it; `flags` are those of devices."""
+    words: list[str] = []
+    flag, values = "", 0
+    for word in args:
+        if word.startswith("-"):
+            name, equals, _ = word.partition("=")
+            flag, values = (name, 1 if equals else 0) if name in flags else ("", 0)
+        elif flag:
+            if values:
+                words.append(flag)
+            values += 1
+        words.append(word)
+    return words
+
+
 def read_plainly(args: list[str]) -> tuple[dict[str, Any], list[tuple[str, str]]] | None:
     """The options of ``vmm run`` and its devices in order; None: let click look at it."""
     declared = {flag: (key, metavar) for flags, key, metavar, _ in [*OPTIONS, *RUN_OPTIONS] for flag in flags}
     devices = {"--" + key: key for key in ("plugin", *device_flags())}
     given: dict[str, Any] = {key: False if metavar is None else None for key, metavar in declared.values()}
     wanted: list[tuple[str, str]] = []
-    rest = iter(args)
+    rest = iter(spread(args, set(devices)))
     for word in rest:
         flag, equals, value = word.partition("=")
         key, metavar = declared.get(flag, ("", ""))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import click
 
 from ...errors import VmmError
-from .machine import OPTIONS, PLUGIN_HELP, RUN_OPTIONS, device_flags, run
+from .machine import OPTIONS, PLUGIN_HELP, RUN_OPTIONS, device_flags, run, spread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ class MachineCommand(click.Command):
     """A command that takes a machine's description; notes the order in which devices were asked for."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        args = spread(args, {flag for p in self.params if (p.name or "").startswith("flag_") for flag in p.opts})
         # click groups values by option; guests see devices in the order of the command line
         try:
             values, _, order = self.make_parser(ctx).parse_args(list(args))
