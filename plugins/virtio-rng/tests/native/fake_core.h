@@ -129,17 +129,11 @@ static bool turn_loop(struct vmm_loop *loop, int ms) {
   return true;
 }
 
+/* Handle what has happened; if nothing has, wait a little. */
 static inline void turn(int ms) {
-  for (int quiet = 0; quiet < 2;) {
-    bool any = false;
-    for (int i = 0; i < 2; i++)
-      if (!fake_loops[i].threaded) any |= turn_loop(&fake_loops[i], i && quiet ? ms : 0);
-    quiet = any ? 0 : quiet + 1;
-    if (fake_loops[0].threaded) {
-      nanosleep(&(struct timespec){0, ms * 1000000L}, NULL);
-      return;
-    }
-  }
+  bool some = false;
+  while (!fake_loops[0].threaded && (turn_loop(&fake_loops[0], 0) | turn_loop(&fake_loops[1], 0))) some = true;
+  if (!some) nanosleep(&(struct timespec){0, ms * 1000000L}, NULL);
 }
 
 static inline void *fake_thread(void *arg) {
