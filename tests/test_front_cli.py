@@ -202,10 +202,10 @@ def test_plan_shows_devices_in_the_order_asked_for(site: Site, kernel: str, tmp_
 
 def test_a_device_flag_takes_several_values(site: Site, kernel: str) -> None:
     """As Cloud Hypervisor's users write it: --disk A B."""
-    argv = ["plan", "--foo", "b", "mode=a,id=x", "--kernel", kernel, "--foo=mode=a,id=y", "--json"]
+    argv = ["plan", "--foo", "b", "mode=a,id=x", "--kernel", kernel, "--foo=off", "off", "--json"]
     done = site.vmm(*argv)
     assert done.returncode == 0, done.stderr
-    assert [device["id"] for device in json.loads(done.stdout)["devices"]] == ["foo0", "x", "y"]
+    assert [device["id"] for device in json.loads(done.stdout)["devices"]] == ["foo0", "x"]
     one_line(site.vmm("plan", "--kernel", kernel, "extra", "--foo", "b"), 2, "extra")
     # the plain path of `run`, without click
     one_line(site.vmm("run", "--kernel", kernel, "--foo", "b", "mode=a,id=x", "mode=a,id=x"), 2, "already the id")
