@@ -61,7 +61,7 @@ class Wire:
         """The next frame that came from the guest. Raises TimeoutError."""
         while True:
             frame, address = self.socket.recvfrom(1 << 17)
-            if address[2] != socket.PACKET_OUTGOING:  # type: ignore[misc]
+            if address[2] != socket.PACKET_OUTGOING:
                 return frame
 
     def close(self) -> None:

@@ -116,6 +116,15 @@ def test_tap_is_made_with_what_was_asked_for(tap_name: str, context: PlanContext
     assert not net.exists(), "it vanishes with its descriptors"
 
 
+def test_an_ipv6_address_is_set_by_netlink(tap_name: str, context: PlanContext) -> None:
+    pytest.importorskip("pyroute2", reason="pip install pyroute2")
+    if not Path("/proc/net/if_inet6").exists():
+        pytest.skip("this kernel has no IPv6")
+    planned(context, f"tap={tap_name},ip=fd00:213::1,mask=64")
+    assert re.search(rf"^fd000213000000000000000000000001 .* 40 .*{tap_name}$", Path("/proc/net/if_inet6").read_text(),
+                     re.MULTILINE)
+
+
 def test_unnamed_taps_and_macs_are_different(context: PlanContext, taps: None) -> None:
     first, second = planned(context, ""), planned(context, "tap")
     names = {device["options"]["host"]["name"] for device in (first, second)}
@@ -177,7 +186,7 @@ def test_no_permission_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: str, flags: int) -> int:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(tap.os, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(UserError, match=r"--net tap=: .*/dev/net/tun; .*CAP_NET_ADMIN.*--net user"):
         planned(make_context(), "tap=x")
 

@@ -201,15 +201,15 @@ def set_up(name: str, option: str, *, ip: str | None = None, mask: str | None = 
 def _add_ipv6(name: str, ip: str, prefix: int, option: str) -> None:
     """By netlink: there is no other way for IPv6."""
     try:
-        from pyroute2 import IPRoute, NetlinkError
+        pyroute2: Any = __import__("pyroute2")  # 150 ms: only for this
     except ImportError:
         raise UserError(f"{option} ip=", "an IPv6 address is set with pyroute2, which is not installed",
                         "pip install pyroute2, or set the address yourself on a named TAP") from None
     try:
-        with IPRoute() as netlink:
+        with pyroute2.IPRoute() as netlink:
             index = netlink.link_lookup(ifname=name)[0]
             netlink.addr("replace", index=index, address=ip, prefixlen=prefix)
-    except (NetlinkError, OSError, IndexError) as error:
+    except (pyroute2.NetlinkError, OSError, IndexError) as error:
         raise UserError(f"{option} ip=", f"{name}: cannot set the address: {error}") from None
 
 
