@@ -27,6 +27,7 @@ IDS = {"echo": 63, "blk": 2, "net": 1, "tap": 1, "vhost": 1, "console": 3, "rng"
 PLUGIN = {"tap": "net", "vhost": "net"}
 #: what the cases of one device type are named
 TYPES = {63: "echo", 2: "blk", 1: "net", 3: "console", 4: "rng"}
+HEADERS = ("virtio_cases.h", "virtio_rings.h", "virtio_life.h", "virtio_registers.h", "virtio_races.h")
 RAM_MIB = 64
 DISK_SECTORS = 2048
 CASE = re.compile(r"^CASE(?:_OF\((\w+), |\()(\w+)\)", re.MULTILINE)
@@ -34,7 +35,7 @@ CASE = re.compile(r"^CASE(?:_OF\((\w+), |\()(\w+)\)", re.MULTILINE)
 
 def cases() -> list[tuple[str, str]]:
     """(device, case) of all that is to be run, read from the guest's source."""
-    text = "".join((HERE / "guests" / name).read_text() for name in ("virtio_cases.h", "virtio_hostile.c"))
+    text = "".join((HERE / "guests" / name).read_text() for name in HEADERS)
     found = CASE.findall(text)
     return [(device, name) for device in IDS for only, name in found if only.lower() in ("", TYPES[IDS[device]])]
 
