@@ -22,6 +22,8 @@ from vmmcore import hooks
 from vmmcore.errors import ExitCode
 from vmmcore.front.config import Cpus, Memory, VmConfig
 from vmmcore.front.plugins import Plugins
+from vmmcore.front.ratelimit import RateLimitOptions
+from vmmcore.front.virtio import VirtioOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("plugins/*/README.md")])
@@ -273,7 +275,13 @@ def test_options_of_device_flags(flag: str) -> None:
         _, kind = Plugins(warn=lambda line: None).device_type(flag[2:], flag)
     except vmmcore.UserError as error:
         pytest.skip(f"{error}; pip install it")
-    assert set(re.findall(r"(\w+)=", written[flag])) == set(kind.options._options if kind.options else ())
+    named = set(re.findall(r"(\w+)=", written[flag]))
+    for word, group in (("limits", RateLimitOptions), ("rings", VirtioOptions)):
+        if re.search(rf"; {word}\b", written[flag]):
+            named |= set(group._options)
+            explained = section("docs/cli.md", "### Plugins and devices").partition(f"*{word.capitalize()}*:")[2]
+            assert set(group._options) <= set(re.findall(r"(\w+)=", explained))
+    assert named == set(kind.options._options if kind.options else ())
 
 
 def test_config_file_keys_are_named() -> None:
