@@ -44,7 +44,7 @@ class Platform(assembly.Platform):
 
     def create(self) -> None:
         slot = self.machine.api_address + 16 + _VM_FD_SLOT * ctypes.sizeof(ctypes.c_void_p)
-        vm_fd = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(ctypes.c_void_p.from_address(slot).value)
+        vm_fd = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(ctypes.c_size_t.from_address(slot).value)
         if os.uname().machine == "x86_64":
             fcntl.ioctl(vm_fd(self.machine.vm_address), _KVM_CREATE_IRQCHIP)
 
