@@ -7,7 +7,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-/* Block the signals that end a program and return an fd that reports them. */
+/* Block the signals that end a program, and SIGUSR1, and return an fd that reports them. */
 int vmm_signals(void) {
   sigset_t set;
   sigemptyset(&set);
@@ -15,6 +15,7 @@ int vmm_signals(void) {
   sigaddset(&set, SIGINT);
   sigaddset(&set, SIGHUP);
   sigaddset(&set, SIGQUIT);
+  sigaddset(&set, SIGUSR1); /* does not end it: new code for devices */
   sigprocmask(SIG_BLOCK, &set, NULL);
   signal(SIGPIPE, SIG_IGN);
   signal(SIGTTOU, SIG_IGN); /* setting the terminal from the background must not stop us */

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +46,7 @@ int main(struct hvm_start_info *si) {
   pci_cfg_write16(bdf, cap + 2, 0x8000);
   mmio_write32(bar + 4, 77);   /* KEPT */
   mmio_write32(bar + 12, 1);   /* READY */
+  puts("ready\\n");
   while (mmio_read32(bar) == 1) pause();
   CHECK(mmio_read32(bar) == 2, "version %x", mmio_read32(bar));
   CHECK(mmio_read32(bar + 4) == 77, "kept %d", mmio_read32(bar + 4));
@@ -242,3 +246,30 @@ def test_virtio_rings_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
         driver.reset()
         driver.start()
         assert driver.request(0, out=[b"Q"], in_=[8]).data == b"q13"
+
+
+def test_a_signal_reloads_what_has_changed(folder: Path) -> None:
+    elf = baremetal.BareMetal(GUEST, name="reload.c").build()
+    vmm = Path(sys.executable).with_name("vmm")
+    command = [vmm, "run", "--kernel", elf, "--memory", "32M", "--serial", "tty", "--plugin", folder / "board.py"]
+    env = {**os.environ, "PYTHONPATH": str(folder)}
+    for path in folder.iterdir():
+        os.utime(path, (1e9, 1e9))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
+                          env=env) as run:  # fmt: skip
+        try:
+            assert run.stdout is not None
+            assert run.stderr is not None
+            assert run.stdout.readline() == "ready\n"
+            for source, answer in ((None, "nothing to reload"), ("1 +", "board0 keeps its old code: SyntaxError")):
+                if source is not None:
+                    (folder / "board.py").write_text(source)
+                run.send_signal(signal.SIGUSR1)
+                assert answer in run.stderr.readline()
+            (folder / "board.py").write_text(NEW)
+            (folder / "helper.py").write_text("MORE = 1000\nVERSION = 2\n")
+            run.send_signal(signal.SIGUSR1)
+            assert run.stderr.readline() == "vmm: board0: reloaded\n"
+            assert run.wait(60) == 0
+        finally:
+            run.kill()

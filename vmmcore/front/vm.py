@@ -277,7 +277,7 @@ def run_observed(planned: PlannedVm) -> int:
         def forward(number: int, _: object) -> None:
             runner.signal(number)
 
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             before[number] = signal.signal(number, forward)
         before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both
         try:

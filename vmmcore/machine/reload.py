@@ -5,6 +5,7 @@ new one, the guest's driver stays bound. Imported when it is first asked for."""
 from __future__ import annotations
 
 import sys
+from posix import stat
 from posixpath import dirname
 
 from vmmcore.device import PciDevice
@@ -15,6 +16,7 @@ from .native import lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
     from typing import Any
 
@@ -46,6 +48,36 @@ def reload_device(machine: Machine, device_id: str) -> None:
     finally:
         if running:
             lib.vmm_vcpus_resume(machine.vm)
+
+
+def reload_changed(machine: Machine, since: float, say: Callable[[str], None], tell: Callable[..., None]) -> None:
+    """Reload every PCI device of whose source a file is newer than `since` (time.time()); say what came of it."""
+    since -= 0.01  # the clock of file systems moves in steps of so much
+    changed = False
+    for spec in list(machine.plan["devices"]):
+        device = machine.devices.get(spec["id"])
+        if isinstance(device, PciDevice) and any(mtime > since for mtime in _mtimes(spec)):
+            changed = True
+            try:
+                reload_device(machine, spec["id"])
+            except VmmError as error:
+                say(f"error: {error}")
+            else:
+                say(f"{spec['id']}: reloaded")
+                tell("device-reloaded", device=spec["id"])
+    if not changed:
+        say("nothing to reload: the source of no PCI device has changed")
+
+
+def _mtimes(spec: dict[str, Any]) -> list[float]:
+    found = []
+    for name, module in list(sys.modules.items()):
+        if _is_of(spec, name, module):
+            try:
+                found.append(stat(str(module.__file__)).st_mtime)
+            except OSError:  # gone: importing it will say so
+                pass
+    return found
 
 
 def _replace(machine: Machine, old: PciDevice, cls: type[Device], spec: dict[str, Any], running: bool) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from vmmcore.errors import ExitCode, VmmError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # VMM_EVENT_* of vmmcore.h
 SHUTDOWN, RESET, PANIC, TRIPLE, ERROR, EXIT, QUIT, STAMP, DEVICE = range(1, 10)
+SIGUSR1 = 10
 NAMES = {SHUTDOWN: "shutdown", RESET: "reset", PANIC: "panic", TRIPLE: "triple-fault", ERROR: "error",
          EXIT: "guest-exit", QUIT: "quit"}
 
@@ -40,6 +42,7 @@ class Runner:
         self.timing: Any = None
         self.control: Control | None = None
         self.machine: Machine | None = None
+        self.loaded = time.time()  # the devices' code is of no later time
         if plan.get("timing"):
             from .timing import Timing
 
@@ -94,7 +97,12 @@ class Runner:
 
     def _on_signal(self, fd: int, events: int) -> None:
         number = lib.vmm_signal_next(fd)
-        if number > 0:
+        if number == SIGUSR1 and self.machine is not None:
+            from .reload import reload_changed
+
+            before, self.loaded = self.loaded, time.time()
+            reload_changed(self.machine, before, say, self.tell)
+        elif number > 0:
             self.end(128 + number)
 
     def _on_event(self, machine: Machine, kind: int, arg: int, when: int) -> None:
