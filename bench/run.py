@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``make bench``: python bench/run.py [--quick] [startup] [boot] [icount] [initcalls]
+"""``make bench``: python bench/run.py [--quick] [startup] [boot] [icount] [block] [net] [initcalls]
 
 startup    ratios to a bare interpreter, and the runner's memory, on this machine
 boot       exec to the guest's init, and memory, in the lab by the wall clock; beside QEMU's microvm and q35
 icount     the same with the clock that counts instructions: repeatable to 1 %
+block      fio in a guest of ours, of microvm and of q35; ratios, and a plot in bench/results/block.svg
+net        iperf3 and ping between guest and host, likewise
 initcalls  where the guest's boot time goes, beside microvm (not part of the default)
 
 Results are also written to bench/results/NAME.json.
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-DEFAULT = ("startup", "boot", "icount")
+DEFAULT = ("startup", "boot", "icount", "block", "net")
 
 
 def startup(quick: bool) -> tuple[str, dict[str, Any]]:
@@ -41,6 +43,18 @@ def icount(quick: bool) -> tuple[str, dict[str, Any]]:
     return module.counted(quick)
 
 
+def block(quick: bool) -> tuple[str, dict[str, Any]]:
+    import block as module
+
+    return module.run(quick)
+
+
+def net(quick: bool) -> tuple[str, dict[str, Any]]:
+    import net as module
+
+    return module.run(quick)
+
+
 def initcalls(quick: bool) -> tuple[str, dict[str, Any]]:
     import initcalls as module
 
@@ -53,9 +67,11 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="one run of each: does it work at all?")
     parser.add_argument("--no-save", action="store_true", help="write no bench/results/NAME.json")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="startup, boot, icount, initcalls")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join((*DEFAULT, "initcalls")))
     given = parser.parse_args()
-    kinds = {"startup": startup, "boot": boot, "icount": icount, "initcalls": initcalls}
+    kinds = {
+        "startup": startup, "boot": boot, "icount": icount, "block": block, "net": net, "initcalls": initcalls,
+    }  # fmt: skip
     for name in given.names:
         if name not in kinds:
             parser.error(f"no benchmark is called {name}; there are {', '.join(kinds)}")
@@ -85,6 +101,8 @@ def rounded(value: Any) -> Any:
     """Three decimals are plenty."""
     if isinstance(value, dict):
         return {key: rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [rounded(entry) for entry in value]
     return round(value, 3) if isinstance(value, float) else value
 
 

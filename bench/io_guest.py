@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest of the disk and network benchmarks: an initramfs that runs one command per line of its console.
+
+Commands are scripts of its own (``blk``, ``tcp`` …), so that a line is short: a serial port is slow. What they
+print is short for the same reason; :func:`parse` reads it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vmm_testkit.initramfs import Initramfs
+from vmm_testkit.kernels import Kernel
+
+READY = "bench-ready"
+BEGIN, END = "bench-begin", "bench-end"
+
+INIT = rf"""#!/bin/sh
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mkdir -p /dev/shm
+mount -t tmpfs shm /dev/shm
+while read -r module options; do
+    insmod "/lib/modules/$module" $options || echo "bench: module $module did not load"
+done < /etc/modules.load
+ip link set lo up
+stty -echo
+dmesg -n 1
+echo {READY}
+while read -r line; do
+    echo {BEGIN}
+    $line
+    echo {END} $?
+done
+poweroff -f
+"""
+
+#: fio ends each job after so many requests (``count``) or after so many milliseconds (``time``).
+BLK = r"""#!/bin/sh
+# blk count|time JOBS SMALL LARGE: four kinds in turn, fio's terse lines
+mode=$1 jobs=$2 small=$3 large=$4
+limit() {
+    case $mode in
+    count) echo "number_ios=$1" ;;
+    time) printf 'time_based=1\nruntime=%sms\n' "$1" ;;
+    esac
+}
+cat > /run/jobs << END
+[global]
+filename=/dev/vda
+ioengine=libaio
+direct=1
+iodepth=32
+norandommap=1
+gtod_reduce=1
+thread=1
+group_reporting=1
+numjobs=$jobs
+cpus_allowed=0-$((jobs - 1))
+cpus_allowed_policy=split
+[randread]
+rw=randread
+bs=4k
+$(limit $small)
+[randwrite]
+stonewall
+rw=randwrite
+bs=4k
+$(limit $small)
+[read]
+stonewall
+rw=read
+bs=128k
+offset_increment=16m
+$(limit $large)
+[write]
+stonewall
+rw=write
+bs=128k
+offset_increment=16m
+$(limit $large)
+END
+fio --output-format=terse --terse-version=3 /run/jobs 2>&1 | cut -d ';' -f 1-9,47-50
+"""
+
+# iperf3's report without its intervals; of that what counts.
+NET = r"""#!/bin/sh
+# net ADDRESS/LENGTH HOST: bring eth0 up
+sysctl -q -w net.core.rmem_max=67108864 net.core.wmem_max=67108864
+ip addr add "$1" dev eth0
+ip link set eth0 up
+n=0
+until ping -c 1 -W 1 "$2" > /dev/null || [ $n = 20 ]; do n=$((n + 1)); done
+[ "$3" = 1 ] || ethtool -L eth0 combined "$3" 2> /dev/null || :
+"""
+IPERF = r"""#!/bin/sh
+# iperf WORDS…
+iperf3 -J -i 0 "$@" > /run/iperf
+grep '"error"' /run/iperf
+sed -n '/"end"/,$p' /run/iperf | sed -n -e '/"sum/,/}/p' | tr -d ' \t\n'
+echo
+"""
+PING = r"""#!/bin/sh
+# flood COUNT HOST
+/usr/bin/ping -f -q -c "$1" "$2" | tail -n 2
+"""
+
+
+def initramfs(target: Path, kernel: Kernel, programs: tuple[str, ...]) -> Path:
+    """Make the guest's initramfs at `target`."""
+    scripts = {"bin/blk": BLK, "bin/net": NET, "bin/iperf": IPERF, "bin/flood": PING}
+    return Initramfs(
+        kernel,
+        modules=("virtio_pci", "virtio_blk", "virtio_net"),
+        programs=programs,
+        files={name: text.encode() for name, text in scripts.items()},
+        init=INIT,
+        stamp=False,
+    ).write(target)
+
+
+def parse_fio(output: str) -> dict[str, dict[str, float]]:
+    """Job -> {"iops", "kib_s", "ms"} of fio's terse lines (version 3), cut to the fields that are used."""
+    found = {}
+    for line in output.split("\n"):
+        cells = line.strip().split(";")
+        if len(cells) < 13 or cells[0] != "3":
+            continue
+        at = 5 if float(cells[5]) else 9  # total KiB, KiB/s, IOPS, ms: of reads, or of writes
+        kib, rate, iops, ms = (float(cell) for cell in cells[at : at + 4])
+        found[cells[2]] = {"kib": kib, "kib_s": rate, "iops": iops, "ms": ms}
+    return found
+
+
+def parse_ping(output: str) -> dict[str, float]:
+    """{"rtt_us", "sent", "lost"} of ping's summary."""
+    result: dict[str, float] = {}
+    for line in output.split("\n"):
+        if "packets transmitted" in line:
+            words = line.split()
+            result |= {"sent": int(words[0]), "lost": int(words[0]) - int(words[3])}
+        elif line.startswith("rtt"):
+            result["rtt_us"] = 1000 * float(line.split("=")[1].split("/")[1])
+    return result
+
+
+def parse_iperf(output: str) -> dict[str, Any]:
+    """Sums of iperf3's report: sender's and receiver's."""
+    import json
+    import re
+
+    return {name: json.loads(text) for name, text in re.findall(r'"(sum\w*)":(\{[^}]*\})', output)}
