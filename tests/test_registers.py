@@ -152,7 +152,9 @@ def test_a_map_of_one_size() -> None:
 
 def test_saved_and_restored(board: Board) -> None:
     board.write(4, 4, 3)
+    board.regs.COUNT = 5
     state = board.regs.save()
+    assert state == {"CTRL": 0x83, "STATUS": 0, "ADDRESS": 0, "SMALL": 7, "COUNT": 5}
     board.regs.reset()
     assert board.regs.CTRL == 0x80
     board.regs.restore(state)

@@ -186,9 +186,10 @@ class RegisterMap:
             self._values.update(self._reset)
 
     def save(self) -> dict[str, int]:
-        """The values by name."""
+        """The values by name; not of read-only registers that are as they were at first: those are the code's."""
         with self.lock:
-            return dict(self._values)
+            return {r.name: self._values[r.name] for r in self.registers
+                    if r.access == "rw" or self._values[r.name] != self._reset[r.name]}
 
     def restore(self, state: Mapping[str, int]) -> None:
         """Take up what :meth:`save` returned. A register that it does not know gets its reset value."""

@@ -2,7 +2,7 @@
 /*
  * A driver for edu in user space: registers through the sysfs file of BAR 0, interrupts (INTx) through
  * uio_pci_generic, DMA into a page of its own, whose address /proc/self/pagemap tells. Prints "ok" if all is well.
- * Arguments: the device's folder in sysfs, its /dev/uio file.
+ * Arguments: the device's folder in sysfs, its /dev/uio file, the identification that it is to have.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -79,7 +79,7 @@ static void expect_interrupt(uint32_t why) {
 }
 
 int main(int argc, char **argv) {
-  CHECK(argc == 3, "%d arguments", argc);
+  CHECK(argc == 4, "%d arguments", argc);
   config = open_in(argv[1], "config");
   allow_interrupt();
   bar = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, open_in(argv[1], "resource0"), 0);
@@ -87,7 +87,7 @@ int main(int argc, char **argv) {
   uio = open(argv[2], O_RDWR);
   CHECK(uio >= 0, "%s does not open", argv[2]);
 
-  CHECK(get(ID) == 0x010000ed, "%x", get(ID));
+  CHECK(get(ID) == strtoul(argv[3], NULL, 16), "%x", get(ID));
   for (uint32_t n = 1; n; n <<= 1) {
     put(LIVENESS, n);
     CHECK(get(LIVENESS) == ~n, "%x", get(LIVENESS));

@@ -75,3 +75,15 @@ def test_a_broken_ring_stops_the_device_until_its_reset(driver: VirtioDriver) ->
     driver.reset()
     driver.start()
     assert driver.request(0, out=[b"fine"], in_=[8]).data == b"fine"
+
+
+def test_a_reload_takes_the_ring_over(driver: VirtioDriver) -> None:
+    from vmmcore.machine.reload import reload_device  # what SIGUSR1 and Vm.reload_device() come to
+
+    for n in range(3 * 64):
+        if n % 10 == 0:
+            late = driver.submit(0, out=[b"late"], in_=[8])  # available, and nobody has been told
+            reload_device(driver.machine, "dev0")
+            driver.device = driver.machine.devices["dev0"]
+            assert driver.wait(0, late).data == b"late"
+        assert driver.request(0, out=[b"%d" % n], in_=[8]).data == b"%d" % n
