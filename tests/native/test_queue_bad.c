@@ -202,7 +202,8 @@ TEST(bad_indirect_that_was_not_negotiated) {
 TEST(bad_indirect_in_indirect) {
   struct ring *r = one(TABLE_AT, 32, Q_INDIRECT, 0);
   entry(r, 0, DATA_AT, 4, Q_NEXT, 1);
-  entry(r, 1, TABLE_AT, 16, Q_INDIRECT, 0);
+  entry(r, 1, TABLE_AT + 32, 16, Q_INDIRECT, 0);
+  entry(r, 2, DATA_AT, 4, 0, 0); /* fine in itself */
   must_break(r);
 }
 

@@ -220,6 +220,8 @@ TEST(virtio_each_queue_has_its_vector) {
 
 TEST(virtio_intx_and_the_isr) {
   struct vdev *d = v_new();
+  uint8_t v = 1;
+  EQ(vmm_virtio_config_set(d->v, 0, &v, 1, 1), 0); /* nobody to tell yet */
   up(d, V1, 3);
   EQ(lines(NULL), 0);
   echo(d, 0);
@@ -228,7 +230,6 @@ TEST(virtio_intx_and_the_isr) {
   EQ(fake.line[0].irq, 9);
   CHECK(cfg(d->vm, SLOT, 6, 2) & 8); /* interrupt status (PCI 3.0 §6.2.3) */
   setreg(d, VMM_VIRTIO_ISR, 1, 0xff); /* not writable */
-  uint8_t v = 1;
   EQ(vmm_virtio_config_set(d->v, 0, &v, 1, 1), 0);
   EQ(lines(NULL), 1);
   EQ(reg(d, VMM_VIRTIO_ISR + 1, 1), 0); /* not the register: does not clear */

@@ -79,6 +79,8 @@ TEST(virtio_a_broken_ring_asks_for_a_reset) {
     EQ(d->failures, n + 1);
     CHECK(!d->running);
     CHECK(strstr(vmm_virtio_why(d->v), "queue 1"));
+    v_go(d); /* the VM was paused and goes on */
+    CHECK(!d->running);
     EQ(reg(d, VMM_VIRTIO_ISR, 1) & 2, 2); /* §2.1.2: a configuration change */
     set_status(d, S_LIVE);
     v_serve(d);
