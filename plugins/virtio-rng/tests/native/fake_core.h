@@ -129,10 +129,16 @@ static bool turn_loop(struct vmm_loop *loop, int ms) {
   return true;
 }
 
+/* One handler of each loop; whether there was any. */
+static inline bool turn_both(void) {
+  bool first = turn_loop(&fake_loops[0], 0), second = turn_loop(&fake_loops[1], 0);
+  return first || second;
+}
+
 /* Handle what has happened; if nothing has, wait a little. */
 static inline void turn(int ms) {
   bool some = false;
-  while (!fake_loops[0].threaded && (turn_loop(&fake_loops[0], 0) | turn_loop(&fake_loops[1], 0))) some = true;
+  while (!fake_loops[0].threaded && turn_both()) some = true;
   if (!some) nanosleep(&(struct timespec){0, ms * 1000000L}, NULL);
 }
 
