@@ -273,3 +273,26 @@ def test_a_signal_reloads_what_has_changed(folder: Path) -> None:
             assert run.wait(60) == 0
         finally:
             run.kill()
+
+
+def test_a_class_in_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "boards_of_test"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "part.py").write_text("MORE = 1000\nVERSION = 1\n")
+    (package / "board.py").write_text(DEVICE.replace("import helper", "from . import part as helper"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    __import__("boards_of_test.board")
+    config = VmConfig(
+        kernel=baremetal.BareMetal(GUEST, name="reload.c").build(),
+        memory="32M",
+        devices=[DeviceConfig("serial", "null"), sys.modules["boards_of_test.board"].Board],
+    )
+    with Vm(config) as vm:
+        vm.boot()
+        while vm.counters()[board(vm)].get("ready") != 1:
+            assert vm.wait(0.01) is None
+        (package / "part.py").write_text("MORE = 1000\nVERSION = 2\n")
+        (package / "board.py").write_text(NEW.replace("import helper", "from . import part as helper"))
+        vm.reload_device(board(vm))
+        assert vm.wait(60) == 0
