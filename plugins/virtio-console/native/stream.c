@@ -236,7 +236,10 @@ int stream_open(struct port *port, const struct console_port *config) {
   port->starved = config->in_fd >= 0; /* input flows from the first kick on */
   port->chardev = api->chardev_open(port->c->vm, config->in_fd, config->out_fd,
                                     config->flags & ~(uint32_t)CONSOLE_TERMINAL, on_chardev, port);
-  return port->chardev ? 0 : -EIO;
+  if (!port->chardev) return -EIO;
+  /* The escape key of a terminal works from the start; what else is typed waits in the chardev. */
+  if (config->flags & VMM_CHARDEV_ESCAPE) api->chardev_kick(port->chardev);
+  return 0;
 }
 
 void stream_close(struct port *port) {

@@ -25,19 +25,27 @@ class Client:
 
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(30)
         self.socket.connect(str(path))
         self.seen = b""
 
     def say(self, data: bytes) -> None:
         self.socket.sendall(data)
 
-    def expect(self, text: bytes) -> None:
-        while text not in self.seen:
-            part = self.socket.recv(4096)
-            assert part, f"hung up; seen: {self.seen!r}"
-            self.seen += part
-        self.seen = self.seen.partition(text)[2]
+    def expect(self, text: bytes, nudge: bytes = b"") -> None:
+        """Read until `text`; say `nudge` again whenever nothing came for two seconds."""
+        self.socket.settimeout(2)
+        for _ in range(30):
+            try:
+                while text not in self.seen:
+                    part = self.socket.recv(4096)
+                    assert part, f"hung up; seen: {self.seen!r}"
+                    self.seen += part
+            except TimeoutError:
+                self.socket.sendall(nudge)
+                continue
+            self.seen = self.seen.partition(text)[2]
+            return
+        raise AssertionError(f"no {text!r}; seen: {self.seen!r}")
 
 
 def test_hvc0_and_named_ports(debian_guest: Callable[..., DebianGuest], tmp_path: Path) -> None:
@@ -83,4 +91,19 @@ def test_size_of_the_terminal(debian_guest: Callable[..., DebianGuest]) -> None:
     os.write(slave, b"x")
     guest.check("for i in $(seq 50); do stty size </dev/hvc0 | grep -q '33 99' && exit 0; sleep 0.1; done; exit 1")
     os.close(slave)
+    assert guest.poweroff() == 0
+
+
+def test_login_over_hvc0_and_udevs_names(debian_system: Callable[..., DebianGuest], tmp_path: Path) -> None:
+    guest = debian_system("--console", f"socket={tmp_path}/hvc0,ports=[org.example.agent@socket={tmp_path}/agent]")
+    console, agent = Client(tmp_path / "hvc0"), Client(tmp_path / "agent")
+    console.expect(b"login: ", nudge=b"\n")
+    console.say(b"root\n")
+    console.expect(b"# ")
+    console.say(b"echo $((6 * 7))$((7 * 6)) >/dev/virtio-ports/org.example.agent\n")
+    agent.expect(b"4242\n")
+    guest.check("(until read line; do sleep 0.1; done; echo \"$line\" >/tmp/said)"
+                " </dev/virtio-ports/org.example.agent &")
+    agent.say(b"in it goes\n")
+    guest.check("for i in $(seq 100); do grep -q 'in it goes' /tmp/said && exit 0; sleep 0.1; done; exit 1")
     assert guest.poweroff() == 0
