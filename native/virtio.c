@@ -18,7 +18,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { S_ACKNOWLEDGE = 1, S_DRIVER = 2, S_DRIVER_OK = 4, S_FEATURES_OK = 8, S_NEEDS_RESET = 64, S_FAILED = 128 };
+enum { S_ACKNOWLEDGE = 1, S_DRIVER = 2, S_DRIVER_OK = 4, S_FEATURES_OK = 8, S_NEEDS_RESET = 64, S_FAILED = 128, S_ALL = 207 };
 enum { NO_VECTOR = 0xffff, ISR_QUEUE = 1, ISR_CONFIG = 2, CFG_LEN = 60 };
 enum { /* virtio_pci_common_cfg, §4.1.4.3 */
   DEVICE_FEATURE_SELECT = 0, DEVICE_FEATURE = 4, DRIVER_FEATURE_SELECT = 8, DRIVER_FEATURE = 12,
@@ -148,7 +148,7 @@ static void set_status(vmm_virtio *v, uint8_t value) {
     }
     return;
   }
-  uint8_t fresh = value & (uint8_t)~v->status & (uint8_t)~S_NEEDS_RESET;
+  uint8_t fresh = value & S_ALL & (uint8_t)~v->status & (uint8_t)~S_NEEDS_RESET;
   if (fresh & S_FEATURES_OK && !features_ok(v)) fresh &= (uint8_t)~S_FEATURES_OK;
   if (fresh & S_DRIVER_OK && !((v->status | fresh) & S_FEATURES_OK)) fresh &= (uint8_t)~S_DRIVER_OK; /* §3.1.1 */
   v->status |= fresh;
@@ -619,15 +619,22 @@ int vmm_virtio_restore(vmm_virtio *v, const uint8_t *in, size_t len) {
   if (len != vmm_virtio_state_size(v)) return -EINVAL;
   memcpy(&s, in, sizeof s);
   if (s.version != 1 || s.n != v->n || s.config_len != v->config_len || s.accepted & ~v->offered) return -EINVAL;
+  if (s.status & ~S_ALL || (s.status & S_DRIVER_OK && !(s.status & S_FEATURES_OK))) return -EINVAL;
   in += sizeof s;
   pthread_mutex_lock(&v->lock);
+  uint64_t before = v->accepted;
+  v->accepted = s.accepted;
+  if (s.status & S_FEATURES_OK && !features_ok(v)) {
+    v->accepted = before;
+    pthread_mutex_unlock(&v->lock);
+    return -EINVAL;
+  }
   v->status = s.status;
   v->generation = s.generation;
   v->config_vector = vector_of(v, s.config_vector);
   v->queue_select = s.queue_select;
   v->device_select = s.device_select;
   v->driver_select = s.driver_select;
-  v->accepted = s.accepted;
   int err = 0;
   for (unsigned i = 0; i < v->n && !err; i++, in += sizeof(struct saved_queue)) {
     struct saved_queue t;
