@@ -29,8 +29,8 @@ struct console_port_state {
 struct console;
 struct console *console_new(const void *api, void *vm, const char *id, const struct console_port *ports, uint32_t n,
                             int legacy_size, int *error);
-int console_start(struct console *console, void *const *queues, uint32_t n, uint64_t features);
-void console_stop(struct console *console, int keep);
+int console_start(struct console *console, void *const *queues, const uint8_t *fresh, uint32_t n, uint64_t features);
+void console_stop(struct console *console);
 void console_free(struct console *console);
 int console_notice_fd(struct console *console);
 int console_size(struct console *console, uint16_t *cols, uint16_t *rows);

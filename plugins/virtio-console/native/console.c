@@ -133,18 +133,31 @@ static struct lane *lane_of(struct console *c, uint32_t i) {
   return i & 1 ? &c->ports[id].tx : &c->ports[id].rx;
 }
 
-int console_start(struct console *c, void *const *queues, uint32_t n, uint64_t features) {
-  if (c->running) console_stop(c, 0); /* a start that failed half-way */
+/* With c->lock held: what the driver has said of the ports is as good as its control queue. */
+static void forget(struct console *c, uint32_t i) {
+  struct lane *lane = lane_of(c, i);
+  if (lane && lane->port && lane == &lane->port->tx) lane->port->tx_done = 0;
+  if (i != (c->multiport ? 3 : 0)) return;
+  for (struct port *port = c->ports; port < c->ports + c->n_ports; port++) {
+    port->ready = port->guest_open = false;
+    port->todo = 0;
+  }
+}
+
+int console_start(struct console *c, void *const *queues, const uint8_t *fresh, uint32_t n, uint64_t features) {
+  if (c->running) console_stop(c); /* a start that failed half-way */
   pthread_mutex_lock(&c->lock);
   c->running = true;
   c->multiport = features & CONSOLE_F_MULTIPORT;
+  for (uint32_t i = 0; i < n; i++)
+    if (fresh[i]) forget(c, i);
   pthread_mutex_unlock(&c->lock);
   int error = 0;
   struct lane *lane;
   for (uint32_t i = 0; i < n && !error; i++)
     if ((lane = lane_of(c, i))) error = start_lane(lane, queues[i]);
   if (error) {
-    console_stop(c, 0); /* no handler has been given to the core */
+    console_stop(c); /* no handler has been given to the core */
     return error;
   }
   for (uint32_t i = 0; i < n && !error; i++)
@@ -152,7 +165,7 @@ int console_start(struct console *c, void *const *queues, uint32_t n, uint64_t f
   return error;
 }
 
-void console_stop(struct console *c, int keep) {
+void console_stop(struct console *c) {
   if (!c->running) return;
   for (struct port *port = c->ports; port < c->ports + c->n_ports; port++) {
     stop_lane(&port->rx);
@@ -161,13 +174,8 @@ void console_stop(struct console *c, int keep) {
   stop_lane(&c->control_rx);
   stop_lane(&c->control_tx);
   pthread_mutex_lock(&c->lock);
-  for (struct port *port = c->ports; port < c->ports + c->n_ports; port++) {
+  for (struct port *port = c->ports; port < c->ports + c->n_ports; port++)
     port->hungry = port->tx_stuck = false; /* input stays where it is */
-    if (keep) continue;
-    port->ready = port->guest_open = false;
-    port->todo = 0;
-    port->tx_done = 0;
-  }
   c->running = false;
   stream_call(c);
   pthread_mutex_unlock(&c->lock);
@@ -276,7 +284,7 @@ static void close_fd(int fd) {
 
 void console_free(struct console *c) {
   if (!c) return;
-  console_stop(c, 0);
+  console_stop(c);
   if (c->winch_fd >= 0) c->api->loop_del(c->loop, c->winch_fd);
   if (c->chore_fd >= 0 && c->loop) c->api->loop_del(c->loop, c->chore_fd);
   for (struct port *port = c->ports; port < c->ports + c->n_ports; port++) {

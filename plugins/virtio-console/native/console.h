@@ -42,10 +42,10 @@ struct console_port_state {
 /* NULL and *error = -errno on failure; the fds are closed then as well. */
 struct console *console_new(const void *api, void *vm, const char *id, const struct console_port *ports, uint32_t n,
                             int legacy_size, int *error);
-/* Serve the queues (vmm_queue *, in the order of §5.3.2, NULL: not there) until console_stop(). 0 or -errno. */
-int console_start(struct console *console, void *const *queues, uint32_t n, uint64_t features);
-/* `keep`: a pause; else the ports are as before the driver came. */
-void console_stop(struct console *console, int keep);
+/* Serve the queues (vmm_queue *, in the order of §5.3.2, NULL: not there) until console_stop(). fresh[i]: the driver
+ * has set queue i up anew, so that nothing that was said or half done there counts any more. 0 or -errno. */
+int console_start(struct console *console, void *const *queues, const uint8_t *fresh, uint32_t n, uint64_t features);
+void console_stop(struct console *console);
 void console_free(struct console *console);
 
 /* An eventfd that is readable once the terminal's size has changed. */

@@ -101,7 +101,7 @@ static void fuzz_begin(uint8_t how) {
 }
 
 static void fuzz_end(int keep) {
-  end(keep);
+  end();
   look();
   if (keep) return;
   while (n_pieces) free(pieces[--n_pieces]);

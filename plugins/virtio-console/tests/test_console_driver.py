@@ -239,13 +239,50 @@ def test_state_moves_to_another_console(tmp_path: Path) -> None:
         second.reset()
         second.device.restore(state)
         for change in ({"ready": 2}, {"input": bytes(5000)}, {"sent": -1}, {"todo": 99}):
-            bad = {"ports": [state["ports"][0], {**state["ports"][1], **change}]}
+            bad = {**state, "ports": [state["ports"][0], {**state["ports"][1], **change}]}
             with pytest.raises(VmmError, match="saved state is not usable"):
                 second.device.restore(bad)
         with pytest.raises(VmmError, match="it has 1 ports"):
-            second.device.restore({"ports": state["ports"][:1]})
+            second.device.restore({**state, "ports": state["ports"][:1]})
         second.start()
         assert [hear(second) for _ in range(2)] == [(0, PORT_OPEN, 1, b""), (1, PORT_OPEN, 0, b"")]
+
+
+@pytest.mark.parametrize("options", ["", ",packed=on"])
+def test_reset_of_one_queue_leaves_the_others_alone(tmp_path: Path, options: str) -> None:
+    with console(f"null,ports=[a@socket={tmp_path}/s]{options}") as driver:
+        driver.start()
+        open_ports(driver)
+        driver.reset_queue(RX1)
+        client = connect(tmp_path / "s")
+        assert hear(driver) == (1, PORT_OPEN, 1, b""), "it is still known that the driver wants to hear"
+        driver.setup_queue(RX1)
+        client.sendall(b"hello")
+        assert driver.request(RX1, in_=[10]).data == b"hello", "and that the port is open"
+        client.close()
+
+
+def test_reset_of_a_stuck_queue_begins_with_the_next_request(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 4000
+    with console(f"socket={tmp_path}/s") as driver:
+        driver.start()
+        client = connect(tmp_path / "s")
+        driver.request(TX, out=[b"x"])
+        assert receive(client, 1) == b"x"
+        driver.submit(TX, out=[data])
+        got = receive(client, 1000)
+        driver.reset_queue(TX)
+        driver.setup_queue(TX)
+        client.settimeout(0.2)
+        while True:
+            try:
+                got += client.recv(1 << 16)
+            except TimeoutError:
+                break
+        assert data.startswith(got) and len(got) < len(data)
+        driver.request(TX, out=[b"next"])
+        assert receive(client, 4) == b"next"
+        client.close()
 
 
 def test_two_hundred_resets_under_io(tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ def test_data_plane(tmp_path: Path, sanitizer: str) -> None:
     program = tmp_path / "test_console"
     build = subprocess.run([compiler, "-std=c11", "-Wall", "-Wextra", "-Werror", "-g", "-O1",
                             f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-I{NATIVE}", f"-I{include()}",
-                            *map(str, SOURCES), "-o", str(program), "-pthread", "-lutil"], check=False, capture_output=True, text=True)
+                            *map(str, SOURCES), "-o", str(program), "-pthread", "-lutil"],
+                           check=False, capture_output=True, text=True)
     assert build.returncode == 0, build.stderr
     run = subprocess.run([str(program)], check=False, capture_output=True, text=True, timeout=120)
     if "unexpected memory mapping" in run.stderr:

@@ -20,6 +20,9 @@ _FLAGS = {
     "pty": lib.VMM_CHARDEV_DROP | lib.CONSOLE_TERMINAL,
 }
 
+#: position of a queue from which nothing has been taken: split, packed (virtio 1.2 §2.8.10: wrap counters begin at 1)
+_UNUSED = (0, 0x80008000)
+
 
 class Console(VirtioDevice):
     """virtio 1.2 §5.3, with one port or several.
@@ -32,6 +35,8 @@ class Console(VirtioDevice):
     virtio_id = 3
     class_code = 0x078000  # communication controller, other
     in_order = True
+
+    _keep = False  # whether the next start() goes on where the last one was stopped, whatever the queues look like
 
     def configure(self) -> None:
         ports = self.options["ports"]
@@ -76,13 +81,16 @@ class Console(VirtioDevice):
     def start(self) -> None:
         queues = ffi.new("void *[]", [ffi.cast("void *", queue.address if queue.active else 0)
                                       for queue in self.queues])
-        if error := lib.console_start(self._console, queues, len(queues), self.features):
+        fresh = bytes(not (self._keep or (queue.active and queue.base not in _UNUSED)) for queue in self.queues)
+        self._keep = False
+        if error := lib.console_start(self._console, queues, fresh, len(queues), self.features):
             import os
 
             raise VmmError(f"{self.id}: cannot start: {os.strerror(-error)}")
 
     def stop(self) -> None:
-        lib.console_stop(self._console, self.state == "paused")
+        self._keep = self.state == "paused"
+        lib.console_stop(self._console)
 
     def remove(self) -> None:
         self.machine.loop.remove(lib.console_notice_fd(self._console))
@@ -96,7 +104,7 @@ class Console(VirtioDevice):
             lib.console_save(self._console, number, state)
             ports.append({"ready": state.ready, "open": state.guest_open, "todo": state.todo,
                           "sent": state.tx_done, "input": bytes(ffi.buffer(getattr(state, "in"), state.in_len))})
-        return {"ports": ports}
+        return {"ports": ports, "running": self._keep}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Raises VmmError for a state that this console cannot have been in."""
@@ -114,6 +122,7 @@ class Console(VirtioDevice):
                 ffi.memmove(getattr(saved, "in"), data, len(data))
                 if lib.console_restore(self._console, number, saved):
                     raise ValueError(f"port {number}")
+            self._keep = bool(state["running"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise VmmError(f"{self.id}: saved state is not usable: {error}") from None
 

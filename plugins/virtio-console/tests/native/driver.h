@@ -68,34 +68,42 @@ static inline void make(const struct console_port *ports, uint32_t n) {
   CHECK(console && !error);
 }
 
-static inline void begin(unsigned n, uint64_t features) {
+/* New queues; `anew`: of a driver that begins, else as after a restore. */
+static inline void begin_as(unsigned n, uint64_t features, int anew) {
   void *queues[FAKE_QUEUES];
+  uint8_t fresh[FAKE_QUEUES];
+  memset(fresh, anew, sizeof fresh);
   n_queues = n;
   for (unsigned i = 0; i < n; i++) queues[i] = queue[i] = queue_begin(i);
-  CHECK(!console_start(console, queues, n, features));
+  CHECK(!console_start(console, queues, fresh, n, features));
+}
+
+static inline void begin(unsigned n, uint64_t features) {
+  begin_as(n, features, 1);
 }
 
 /* As the core does it: handlers end, then the device stops, then the queues are gone. */
-static inline void end(int keep) {
+static inline void end(void) {
   for (unsigned i = 0; i < n_queues; i++) queue_unhandle(queue[i]);
-  console_stop(console, keep);
+  console_stop(console);
   for (unsigned i = 0; i < n_queues; i++) queue_end(queue[i]);
 }
 
 static inline void unmake(void) {
-  end(0);
+  end();
   console_free(console);
   core_end();
 }
 
 /* The same queues again, as after a pause. */
 static inline void resume(uint64_t features) {
+  static const uint8_t fresh[FAKE_QUEUES];
   void *queues[FAKE_QUEUES];
   for (unsigned i = 0; i < n_queues; i++) {
     queues[i] = queue[i];
     queue[i]->live = queue[i]->notify = true;
   }
-  CHECK(!console_start(console, queues, n_queues, features));
+  CHECK(!console_start(console, queues, fresh, n_queues, features));
 }
 
 static inline void say(uint32_t id, uint16_t event, uint16_t value) {

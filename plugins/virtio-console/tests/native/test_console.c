@@ -83,7 +83,7 @@ static void output_waits_for_the_host(void) {
   }
   size_t sent = tty->sent_len;
   struct console_port_state state;
-  end(1); /* a pause */
+  end(); /* a pause */
   console_save(console, 0, &state);
   CHECK(state.tx_done == sent);
   CHECK(!console_restore(console, 0, &state));
@@ -96,7 +96,7 @@ static void output_waits_for_the_host(void) {
   tty->room = 10;
   submit_out(queue[TX0], data, 100);
   turn(5);
-  end(0); /* a reset: the rest of it is gone, and the next request begins at its beginning */
+  end(); /* a reset: the rest of it is gone, and the next request begins at its beginning */
   begin(2, 0);
   tty->room = 1000;
   send_out(TX0, "fresh");
@@ -174,7 +174,7 @@ static void input_waits_until_the_guest_opens_the_port(void) {
   chardev_pump(tty);
   turn(5);
   CHECK(seen(queue[RX1]) == 1);
-  end(0); /* the driver goes; what was typed is for the next one */
+  end(); /* the driver goes; what was typed is for the next one */
   begin(6, CONSOLE_F_MULTIPORT);
   submit_in(queue[RX1], buffer, sizeof buffer);
   say(1, PORT_OPEN, 1);
@@ -260,7 +260,7 @@ static void state_moves_to_another_console(void) {
   chardev_type(tty, "abcdef", 6);
   chardev_pump(tty);
   UNTIL(seen(queue[RX1]) == 1);
-  end(1);
+  end();
   for (unsigned i = 0; i < 2; i++) console_save(console, i, &state[i]);
   CHECK(state[1].in_len == 4 && state[1].ready && state[1].guest_open && !state[0].ready);
   unmake();
@@ -271,7 +271,7 @@ static void state_moves_to_another_console(void) {
   state[1].in_len = 4;
   CHECK(console_restore(console, 2, &state[1]) == -EINVAL);
   for (unsigned i = 0; i < 2; i++) CHECK(!console_restore(console, i, &state[i]));
-  begin(6, CONSOLE_F_MULTIPORT);
+  begin_as(6, CONSOLE_F_MULTIPORT, 0);
   submit_in(queue[RX1], rest, sizeof rest);
   UNTIL(seen(queue[RX1]) == 1);
   CHECK(!memcmp(rest, "cdef", 4));
@@ -373,7 +373,7 @@ static void stops_any_number_of_times_under_io(void) {
       submit_in(queue[RX1], in + 400, 100);
     }
     if (round & 1 && client >= 0) close(client);
-    end(round % 5 == 0);
+    end();
     free(buffer);
     if (!(round & 1) && client >= 0) close(client);
   }
@@ -382,7 +382,7 @@ static void stops_any_number_of_times_under_io(void) {
   UNTIL((client = try_connect()) >= 0);
   char byte;
   UNTIL((submit_out(queue[TX1], "x", 1), read(client, &byte, 1) == 1));
-  end(0);
+  end();
   close(client);
   __atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
   pthread_join(thread, NULL);
