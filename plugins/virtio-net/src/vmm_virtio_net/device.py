@@ -19,7 +19,6 @@ _KINDS = {"tap": 0, "packet": 1, "stream": 2}
 _CTRL_QUEUE_SIZE = 64
 _HEADER = 12
 _EPOLLRDHUP = 0x2000
-_COUNTERS = ("rx_bytes", "rx_frames", "rx_dropped", "tx_bytes", "tx_frames", "tx_dropped")
 _STATISTICS = {"rx_bytes": "tx_bytes", "rx_frames": "tx_packets", "tx_bytes": "rx_bytes", "tx_frames": "rx_packets"}
 
 
@@ -29,12 +28,13 @@ class VirtioNet(VirtioDevice):
     virtio_id = 1
     class_code = 0x020000  # network controller, Ethernet
     feature_requires = c.REQUIRES
+    operations = ("set_link", "announce")
 
     def configure(self) -> None:
         options = self.options
         self.pairs: int = options["pairs"]
         self.vhost: bool = options["vhost"]
-        self._net: Any = ffi.NULL
+        self._net: Any = None
         self._vhost_running: list[tuple[int, int]] = []  # (pair, ring) that the kernel drives
         self._watched = False
         if "tap0" not in self.files:
@@ -47,6 +47,8 @@ class VirtioNet(VirtioDevice):
         if self.vhost:
             self._vhost_features()
         self.config_space = self.control.config()
+        if not self.vhost:
+            self._net = self._plane()
 
     def _open_host(self) -> None:
         """A saved plan: what it names is opened here."""
@@ -112,23 +114,23 @@ class VirtioNet(VirtioDevice):
                 self._start_vhost(pair, features)
             else:
                 enabled = self._attach_tap(pair, pair < self.control.pairs and rx.active)
-                self._check(lib.net_start(self._plane(), pair, rx.address if rx.active else 0,
+                self._check(lib.net_start(self._net, pair, rx.address if rx.active else 0,
                                           tx.address if tx.active else 0, enabled), "starting a queue pair")
         for pair in range(used, self.pairs):
             self._attach_tap(pair, False)
 
     def _plane(self) -> Any:
-        if self._net == ffi.NULL:
-            error = ffi.new("int *")
-            self._net = lib.net_new(ffi.cast("void *", self.machine.api_address),
-                                    ffi.cast("void *", self.machine.vm_address), self.id.encode(), _KINDS[self.kind],
-                                    self.pairs, self.taps, error)
-            if self._net == ffi.NULL:
-                self._check(error[0], "the data plane")
-            limit = self.options["limit"]
-            if limit:
-                self._check(lib.net_limit(self._net, *limit["bw"], *limit["ops"]), "the rate limit")
-        return self._net
+        """The data plane in C; gone with the last reference to it."""
+        error = ffi.new("int *")
+        net = lib.net_new(ffi.cast("void *", self.machine.api_address), ffi.cast("void *", self.machine.vm_address),
+                          self.id.encode(), _KINDS[self.kind], self.pairs, self.taps, error)
+        if net == ffi.NULL:
+            self._check(error[0], "the data plane")
+        net = ffi.gc(net, lib.net_free)
+        limit = self.options["limit"]
+        if limit:
+            self._check(lib.net_limit(net, *limit["bw"], *limit["ops"]), "the rate limit")
+        return net
 
     def _attach_tap(self, pair: int, attached: bool) -> bool:
         """Have the kernel give frames to a TAP's queue, or not. With one pair there is nothing to choose."""
@@ -139,7 +141,7 @@ class VirtioNet(VirtioDevice):
     def stop(self) -> None:
         # Pairs, filters and offloads outlive a pause; a driver that resets the device starts anew.
         self.control.kept = self.state == "paused"
-        if self._net != ffi.NULL:
+        if self._net is not None:
             lib.net_stop(self._net)
         for pair, ring in self._vhost_running:
             fd = self.files[f"vhost{pair}"]
@@ -156,8 +158,9 @@ class VirtioNet(VirtioDevice):
 
         if self._watched:
             self.machine.loop.remove(self.taps[0])
-        lib.net_free(self._net)
-        self._net = ffi.NULL
+        if self._net is not None:
+            ffi.release(self._net)
+            self._net = None
         for fd in self.files.values():
             posix.close(fd)
         self.files = {}
