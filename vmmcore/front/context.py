@@ -81,6 +81,7 @@ class PlanContext:
         self._gsi_owners: set[int] = set()
         self._claims: dict[str, list[tuple[int, int, str]]] = {"port": [], "address": []}
         self._cmdline: str | None = config.cmdline
+        self._created: list[Callable[[], object]] = []
 
     # --- files ------------------------------------------------------------
 
@@ -131,8 +132,13 @@ class PlanContext:
         from .unixsocket import listen, remove
 
         fd, entry["node"] = listen(path, option)
-        weakref.finalize(self, remove, entry["node"], os.getpid())
+        self._created.append(weakref.finalize(self, remove, entry["node"], os.getpid()))
         return self._add(fd, entry)
+
+    def release(self) -> None:
+        """The VM has ended: remove what was made on the host for it (sockets). Else that goes with this object."""
+        for finalizer in self._created:
+            finalizer()
 
     def adopt_fd(self, fd: int, description: dict[str, Any]) -> int:
         """Take over an open descriptor (a socket, a TAP); its index in ``plan["files"]``.
