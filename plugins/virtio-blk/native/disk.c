@@ -63,6 +63,9 @@ static void probe_device(struct disk *disk) {
   if (!ioctl(disk->fd, BLKALIGNOFF, &alignment) && alignment > 0) disk->alignment = (uint32_t)alignment;
   if (!ioctl(disk->fd, BLKIOMIN, &n)) disk->min_io = n;
   if (!ioctl(disk->fd, BLKIOOPT, &n)) disk->opt_io = n;
+  unsigned short sectors;
+  if (disk->direct && !ioctl(disk->fd, BLKSECTGET, &sectors) && sectors >= 65536 / SECTOR)
+    disk->io_max = sectors * (uint32_t)SECTOR;
   disk->granularity = disk->physical;
   disk->mem_align = disk->block;
 }

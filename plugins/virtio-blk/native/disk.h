@@ -20,6 +20,7 @@ struct disk {
   uint32_t alignment;        /* bytes from the start to the first physical block */
   uint32_t min_io, opt_io;   /* bytes; 0: unknown */
   uint32_t granularity;      /* of discards, bytes */
+  uint32_t io_max;           /* more bytes at once the kernel would have to split, which makes them slow; 0: unknown */
 };
 
 /* Fill in all that the fd tells; 0 or -errno. fd, readonly and direct are set. */

@@ -65,6 +65,7 @@ static int64_t answer(const struct disk *disk, const struct io *io, uint8_t *ima
     sum += io->iov[i].iov_len;
   }
   CHECK(sum == io->len && io->n && io->n <= MAX_PIECES);
+  if (disk->io_max && io->iov->iov_len <= BOUNCE_BYTES && io->n > 1) CHECK(sum <= disk->io_max);
   if (how & 0x40 && sum > disk->block) sum = disk->block; /* a short answer */
   if (how & 0x20 && step % 4 == 3) return 0;              /* the end of the file */
   for (uint32_t i = 0; i < io->n && done < sum; i++) {
@@ -111,6 +112,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   disk.block = choice & 8 ? 4096 : SECTOR;
   disk.mem_align = choice & 16 ? disk.block : 4;
   disk.capacity = choice & 32 ? SECTORS : SECTORS - 3;
+  disk.io_max = disk.direct && how & 4 ? 8192 : 0;
   struct limits limits = {.disk = &disk, .writethrough = choice & 64, .id = id,
                           .features = choice & 128 ? F_DISCARD | F_WRITE_ZEROES | F_FLUSH : F_FLUSH};
   for (int i = 0; i < 8 && in.at < in.end; i++) one(&in, &limits, image, how);

@@ -170,10 +170,28 @@ static bool use_bounce(struct request *r) {
   }
   size_t len = r->left < BOUNCE_BYTES ? r->left : BOUNCE_BYTES;
   if (r->type == T_OUT) through_bounce(r, len, false);
+  r->bounced = true;
   r->one = (struct iovec){r->bounce, len};
   r->io.iov = &r->one;
   r->io.n = 1;
   r->io.len = len;
+  return true;
+}
+
+/* Make r->io shorter: the kernel hands what a device takes only in parts to a thread, for it may have to wait. */
+static bool cut(struct request *r) {
+  struct io *io = &r->io;
+  uint32_t max = r->disk->io_max, parts = (uint32_t)((io->len + max - 1) / max);
+  uint64_t part = (io->len / parts + 4095) & ~UINT64_C(4095);
+  if (part > max) part = max;
+  uint64_t len = 0;
+  uint32_t n = 0;
+  while (len < part && len + io->iov[n].iov_len <= max) len += io->iov[n++].iov_len;
+  if (!n) {
+    r->one = (struct iovec){io->iov->iov_base, part};
+    io->iov = &r->one, n = 1, len = part;
+  }
+  io->n = n, io->len = len;
   return true;
 }
 
@@ -194,7 +212,9 @@ static bool next_io(struct request *r) {
     r->io.len += piece->iov_len;
   }
   r->io.n = n;
-  return disk->direct && unaligned ? use_bounce(r) : true;
+  r->bounced = false;
+  if (disk->direct && unaligned) return use_bounce(r);
+  return disk->io_max && r->io.len > disk->io_max ? cut(r) : true;
 }
 
 static void advance(struct request *r, uint64_t len) {
@@ -221,7 +241,7 @@ static bool past_end(struct request *r) {
 static bool step_data(struct request *r, uint64_t res) {
   if (!res) return r->type == T_IN ? past_end(r) : finished(r, S_IOERR);
   if (res > r->io.len) return finished(r, S_IOERR);
-  if (r->io.iov == &r->one && r->type == T_IN) through_bounce(r, res, true);
+  if (r->bounced && r->type == T_IN) through_bounce(r, res, true);
   advance(r, res);
   if (!r->left) return finished(r, S_OK);
   if (r->disk->direct && res % r->disk->block) return r->type == T_IN ? past_end(r) : finished(r, S_IOERR);

@@ -70,6 +70,7 @@ struct request {
   uint32_t type, n, at;         /* pieces of data, and the first that is left */
   uint8_t result;
   bool writethrough, fill; /* fill: the host cannot zero a range, write zeroes */
+  bool bounced;            /* r->io goes through the bounce buffer */
   unsigned retries;
   int res; /* of the operation, from the thread pool */
   struct io io;
