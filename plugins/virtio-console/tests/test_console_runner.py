@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from vmm_testkit.baremetal import BareMetal
 from vmm_testkit.guest import default_vmm
+from vmmcore import DeviceConfig, Vm, VmConfig
 
 pytestmark = pytest.mark.needs_kvm
 
@@ -84,6 +85,18 @@ def test_what_a_killed_vm_left_is_replaced(tmp_path: Path) -> None:
             process.kill()
             process.wait(30)
         assert os.listdir(tmp_path) == ["s"]
+
+
+def test_hot_plugged_console_takes_its_socket_along(tmp_path: Path) -> None:
+    config = VmConfig(kernel=str(BareMetal(GUEST).build()), memory="64M", devices=[DeviceConfig("serial", "null")])
+    with Vm(config) as vm:
+        vm.boot()
+        for _ in range(3):
+            device = vm.add_device("console", f"socket={tmp_path}/s")
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(tmp_path / "s"))
+            vm.remove_device(device)
+            assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("signals", [False, True])

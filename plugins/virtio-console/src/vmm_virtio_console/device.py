@@ -96,6 +96,9 @@ class Console(VirtioDevice):
         self.machine.loop.remove(lib.console_notice_fd(self._console))
         console, self._console = self._console, ffi.NULL
         lib.console_free(console)
+        if self.id not in self.machine.devices:  # taken out of a running VM; else a reboot may follow
+            for node in self.options.get("sockets") or []:
+                _unlink(*node)
 
     def save(self) -> dict[str, Any]:
         """What the driver has said of each port, and input that is on its way to it."""
