@@ -133,7 +133,7 @@ def test_a_checksum_left_to_the_host_is_not_missed(start: Start) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
         listener.bind(("10.213.10.1", 0))
         listener.settimeout(5)
-        port = listener.getsockname()[1]
+        port: int = listener.getsockname()[1]
 
         def udp(payload: bytes) -> bytes:
             """A datagram with a wrong checksum."""
@@ -142,7 +142,7 @@ def test_a_checksum_left_to_the_host_is_not_missed(start: Start) -> None:
             total = sum(int.from_bytes((ip + addresses)[n:n + 2], "big") for n in range(0, 18, 2))
             ip += (~(total % 0xFFFF) & 0xFFFF).to_bytes(2, "big") + addresses
             head = (4000).to_bytes(2, "big") + port.to_bytes(2, "big") + (8 + len(payload)).to_bytes(2, "big")
-            return bytes(bytes.fromhex("525400990001") + mac_of(driver) + b"\x08\0" + ip + head + b"\x12\x34" + payload)
+            return bytes.fromhex("525400990001") + mac_of(driver) + b"\x08\0" + ip + head + b"\x12\x34" + payload
 
         needs_csum = b"\1" + bytes(5) + (34).to_bytes(2, "little") + (6).to_bytes(2, "little") + bytes(2)
         send(driver, udp(b"wrong"))

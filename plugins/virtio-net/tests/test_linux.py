@@ -127,3 +127,21 @@ def test_user_mode(debian_guest: Guests, host_link: Links, image: Path, tmp_path
         server.kill()
         server.wait()
         subprocess.run(["ip", "route", "del", "default", "dev", "uplink"], check=False)
+
+
+def test_macvtap(debian_guest: Guests, host_link: Links, image: Path) -> None:
+    host_link("uplink", kind="dummy")
+    for name, kind in (("mv0", "macvlan"), ("mvt0", "macvtap")):
+        subprocess.run(["ip", "link", "add", "link", "uplink", "name", name, "type", kind, "mode", "bridge"], check=True)
+    link = Link("mv0", "macvlan", address=ADDRESS)
+    subprocess.run(["ip", "addr", "add", ADDRESS, "dev", "mv0"], check=True)
+    subprocess.run(["ip", "link", "set", "mv0", "up"], check=True)
+    own = Path("/sys/class/net/mvt0/address").read_text().strip()
+    guest = debian_guest("--net", "macvtap=mvt0", initramfs=image)
+    interface(guest, link)
+    assert own in guest.check("ip link show eth0"), "the guest has the macvtap's address"
+    ping_flood(link, 500)
+    with iperf_server(link.address):
+        assert iperf(guest, link, 1) > 0
+        assert iperf(guest, link, 1, "-R") > 0
+    assert guest.poweroff() == 0
