@@ -11,7 +11,6 @@ enum { MAX_STEPS = 200 };
 
 static struct vdev *d;
 static unsigned checked;
-static bool foreign; /* it took a state that nobody saved */
 
 static int check_features(void *opaque, uint64_t f) {
   MUST(opaque == &checked);
@@ -21,7 +20,6 @@ static int check_features(void *opaque, uint64_t f) {
 }
 
 static void check(void) {
-  if (foreign) return;
   uint64_t f = vmm_virtio_features(d->v);
   MUST(!(f & ~OFFERED));
   unsigned live = 0;
@@ -42,7 +40,6 @@ static void check(void) {
 }
 
 static void check_registers(void) {
-  if (foreign) return;
   uint64_t base = vmm_pci_bar_base(d->pci, 0);
   if (base == VMM_NO_ADDR) return;
   d->bar = base;
@@ -212,7 +209,6 @@ static void host(struct input *in) {
     vmm_set_log_level(d->vm, 0);
     vmm_virtio_check(d->v, check_features, &checked);
     memcpy(vmm_mem(d->vm, 0, V_RAM), memory, V_RAM);
-    foreign = kind >> 6;
     bool taken = !vmm_virtio_restore(d->v, state, len);
     free(memory);
     free(state);
@@ -243,7 +239,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   d = v_new();
   d->no_handlers = true;
-  foreign = false;
   vmm_set_log_level(d->vm, 0);
   vmm_virtio_check(d->v, check_features, &checked);
   struct input in = {data, size};
