@@ -31,15 +31,15 @@ def test_resize_through_the_handle(image: Path) -> None:
         assert image.stat().st_size == 6 << 20
         os.truncate(image, 5 << 20)
         assert vm.resize_disk("disk0") == 5 << 20
-        for words, call in {
-            "disk0: a disk of 1000 bytes": lambda: vm.resize_disk("disk0", 1000),
-            "no device 'disk9'": lambda: vm.resize_disk("disk9", 1 << 20),
-            "disk0: no operation 'remove'; it has: resize": lambda: vm.call("disk0", "remove"),
-            "disk0: no operation '_setup'": lambda: vm.call("disk0", "_setup"),
-            "disk0: .*unexpected keyword": lambda: vm.call("disk0", "resize", bytes=1),
-        }.items():
+        for words, device, method, arguments in (
+            ("disk0: a disk of 1000 bytes", "disk0", "resize", {"size": 1000}),
+            ("no device 'disk9'", "disk9", "resize", {"size": 1 << 20}),
+            ("disk0: no operation 'remove'; it has: resize", "disk0", "remove", {}),
+            ("disk0: no operation '_setup'", "disk0", "_setup", {}),
+            ("disk0: .*unexpected keyword", "disk0", "resize", {"bytes": 1}),
+        ):
             with pytest.raises(GuestError, match=words):
-                call()
+                vm.call(device, method, **arguments)
         assert vm.counters()["disk0"]["errors"] == 0
         assert vm.shutdown() == 0
     assert image.stat().st_size == 5 << 20
