@@ -98,6 +98,10 @@ static void file_is_read_in_order_to_its_end(void) {
   UNTIL(*q->why);
   CHECK(strstr(q->why, "end") && seen(q) == 2 && q->next == 2);
   end(r, q);
+  q = begin(r); /* the driver has reset it: it is said again */
+  submit_in(q, buffer, 4);
+  UNTIL(*q->why);
+  end(r, q);
   rng_free(r);
   core_end();
 }
