@@ -59,5 +59,10 @@ int vhost_backend(int fd, uint32_t index, int tap_fd) {
 
 int vhost_base(int fd, uint32_t index) {
   struct vhost_vring_state state = {index, 0};
-  return ioctl(fd, VHOST_GET_VRING_BASE, &state) < 0 ? -errno : (int)state.num;
+  struct vhost_vring_file none = {index, VHOST_FILE_UNBIND};
+  int err = done(ioctl(fd, VHOST_GET_VRING_BASE, &state));
+  /* Kicks and interrupts of the next activation are not this one's. */
+  ioctl(fd, VHOST_SET_VRING_KICK, &none);
+  ioctl(fd, VHOST_SET_VRING_CALL, &none);
+  return err ? err : (int)state.num;
 }

@@ -21,7 +21,7 @@ int vhost_start(int fd, const void *api, void *vm, uint64_t features, uint32_t r
 int vhost_queue(int fd, const void *api, void *vm, const struct vhost_queue *queue);
 /* Let queue `index` run on a TAP's fd; -1: stop it, after which nothing touches guest memory. */
 int vhost_backend(int fd, uint32_t index, int tap_fd);
-/* Where a stopped queue is. */
+/* Where a stopped queue is; its eventfds are let go. */
 int vhost_base(int fd, uint32_t index);
 
 #endif

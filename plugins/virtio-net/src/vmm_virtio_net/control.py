@@ -66,10 +66,13 @@ def offer(options: dict[str, Any], host: int) -> int:
 
 
 def tun_flags(offloads: int) -> int:
-    """TUN_F_* for a set of GUEST_* bits. The kernel takes the others only with TUN_F_CSUM."""
+    """TUN_F_* for a set of GUEST_* bits: those that the kernel takes in this combination."""
     if not offloads & GUEST_CSUM:
         return 0
-    return sum(flag for bit, flag in _TUN.items() if offloads & bit)
+    flags = sum(flag for bit, flag in _TUN.items() if offloads & bit)
+    if not flags & (TUN_TSO4 | TUN_TSO6):
+        flags &= ~TUN_TSO_ECN
+    return flags if flags & TUN_USO == TUN_USO else flags & ~TUN_USO
 
 
 class Control:
@@ -98,7 +101,7 @@ class Control:
         if not self.kept and (queue is None or not queue.base & 0x7FFF):
             changed = self.mac != self.own_mac
             self._reset(features)
-            self.status &= ~S_ANNOUNCE
+            self.set_status(S_ANNOUNCE, False, notify=False)
             if changed:
                 self._show(0, self.mac)
         self.kept = False

@@ -46,6 +46,7 @@ class VirtioNet(VirtioDevice):
         self.device_features = c.offer(options, self._offloads())
         if self.vhost:
             self._vhost_features()
+            self._before = self._statistics()
         self.config_space = self.control.config()
         if not self.vhost:
             self._net = self._plane()
@@ -57,10 +58,9 @@ class VirtioNet(VirtioDevice):
             raise UserError(flag, "a saved plan cannot start user-mode networking", "use vmm run with the options")
         from . import tap
 
-        name, fds = tap.open_tap(host["name"], self.pairs, f"{flag} tap=")
+        host["name"], fds = tap.open_host(host, self.pairs, flag)
         self.files.update((f"tap{n}", fd) for n, fd in enumerate(fds))
-        tap.set_up(name, flag, ip=host["ip"], mask=host["mask"], mac=host["mac"], mtu=self.options["mtu"])
-        host["name"] = name
+        tap.set_up(host["name"], flag, ip=host["ip"], mask=host["mask"], mac=host["mac"], mtu=self.options["mtu"])
 
     def _offloads(self) -> int:
         """The TUN_F_* that the host side knows."""
@@ -206,7 +206,8 @@ class VirtioNet(VirtioDevice):
             if running == pair:
                 self._check(lib.vhost_backend(self.files[f"vhost{pair}"], ring, self.taps[pair] if on else -1),
                             "VHOST_NET_SET_BACKEND")
-                self._kick(self.queues[2 * pair + ring])
+                if on:  # there may be requests already
+                    self._kick(self.queues[2 * pair + ring])
         if not on:
             self._attach_tap(pair, False)
 
@@ -264,8 +265,12 @@ class VirtioNet(VirtioDevice):
         self.control.restore(state)
 
     def counters(self) -> dict[str, int]:
+        """vhost-net counts nothing: what the host's interface has counted since the device was made."""
         if not self.vhost:
             return {}
+        return {key: count - self._before[key] for key, count in self._statistics().items()}
+
+    def _statistics(self) -> dict[str, int]:
         name, found = self.options["host"].get("name"), {}
         for ours, theirs in _STATISTICS.items():
             try:

@@ -150,29 +150,28 @@ def plan(context: PlanContext, options: NetOptions, device: dict[str, Any]) -> N
             device["files"]["tap0"] = context.adopt_fd(fd, {"socket": "user-mode networking"})
     elif options.fd:
         host["kind"] = _adopt(context, options, device, f"{flag} fd=")
-    elif options.macvtap:
-        host["name"] = options.macvtap
-        fds = tap.open_macvtap(options.macvtap, pairs, f"{flag} macvtap=")
-        _add(context, device, "tap", fds, {"macvtap": options.macvtap})
-        tap.set_up(options.macvtap, flag, mtu=options.mtu)
-        mac = mac or tap.mac_of(options.macvtap)
     else:
-        host.update(name=options.tap, ip=options.ip, mask=options.mask, mac=options.host_mac)
+        host.update(macvtap=options.macvtap, name=options.macvtap or options.tap, ip=options.ip, mask=options.mask,
+                    mac=options.host_mac)
         if not context.dry_run:
-            host["name"], fds = tap.open_tap(options.tap, pairs, f"{flag} tap=")
-            _add(context, device, "tap", fds, {"tap": host["name"]})
+            host["name"], fds = tap.open_host(host, pairs, flag)
+            _add(context, device, fds, {"macvtap" if options.macvtap else "tap": host["name"]})
             tap.set_up(host["name"], flag, ip=options.ip, mask=options.mask, mac=options.host_mac, mtu=options.mtu)
+        if options.macvtap:
+            mac = mac or tap.mac_of(options.macvtap)
     plain["mac"] = mac or _new_mac()
     if options.vhost:
-        _add(context, device, "vhost", [_open_vhost(f"{flag} vhost=") for _ in range(pairs)], {"path": VHOST})
+        _check_vhost_node(f"{flag} vhost=")
+        for pair in range(pairs):
+            device["files"][f"vhost{pair}"] = context.open_file(VHOST, f"{flag} vhost=", "rw")
 
 
 VHOST = "/dev/vhost-net"
 
 
-def _add(context: PlanContext, device: dict[str, Any], key: str, fds: list[int], description: dict[str, Any]) -> None:
+def _add(context: PlanContext, device: dict[str, Any], fds: list[int], description: dict[str, Any]) -> None:
     for index, fd in enumerate(fds):
-        device["files"][f"{key}{index}"] = context.adopt_fd(fd, dict(description))
+        device["files"][f"tap{index}"] = context.adopt_fd(fd, dict(description))
 
 
 def _adopt(context: PlanContext, options: NetOptions, device: dict[str, Any], option: str) -> str:
@@ -187,19 +186,19 @@ def _adopt(context: PlanContext, options: NetOptions, device: dict[str, Any], op
     kind = kinds.pop()
     if kind != "tap" and options.vhost:
         raise UserError(f"--{device['type']} vhost=", "the kernel cannot drive a socket", "pass a TAP, or use vhost=off")
-    _add(context, device, "tap", options.fd, {"fd": kind})
+    _add(context, device, options.fd, {"fd": kind})
+    if kind == "tap":
+        device["options"]["host"]["name"] = tap.fd_name(options.fd[0])
     return kind
 
 
-def _open_vhost(option: str) -> int:
+def _check_vhost_node(option: str) -> None:
     import os
 
-    try:
-        return os.open(VHOST, os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        mend = {2: "modprobe vhost_net, or use vhost=off", 13: f"this user may not open it; chown $USER {VHOST}, or "
-                "use vhost=off"}.get(error.errno or 0, "use vhost=off")
-        raise UserError(option, f"{VHOST}: {error.strerror}", mend) from None
+    if not os.path.exists(VHOST):
+        raise UserError(option, f"{VHOST} does not exist", "modprobe vhost_net, or use vhost=off")
+    if not os.access(VHOST, os.R_OK | os.W_OK):
+        raise UserError(option, f"this user may not open {VHOST}", f"chown $USER {VHOST}, or use vhost=off")
 
 
 def _new_mac() -> str:

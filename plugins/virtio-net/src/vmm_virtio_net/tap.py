@@ -36,6 +36,13 @@ def check_name(name: str, option: str) -> None:
         raise UserError(option, f"'{name}' cannot be the name of an interface", "at most 15 characters, no / : % or space")
 
 
+def open_host(host: dict[str, Any], pairs: int, flag: str) -> tuple[str, list[int]]:
+    """Open what a plan's ``host`` names: the interface's name and the descriptors, one a pair."""
+    if host["macvtap"]:
+        return host["macvtap"], open_macvtap(host["macvtap"], pairs, f"{flag} macvtap=")
+    return open_tap(host["name"], pairs, f"{flag} tap=")
+
+
 def open_tap(name: str | None, pairs: int, option: str) -> tuple[str, list[int]]:
     """Open a TAP for `pairs` queue pairs: its name and the descriptors, one a pair.
 
@@ -178,7 +185,8 @@ def set_up(name: str, option: str, *, ip: str | None = None, mask: str | None = 
                 answer: bytes = fcntl.ioctl(number, request, _ifreq(name, data))
                 return answer
             except OSError as error:
-                mend = _PRIVILEGES if error.errno in (1, 13) else ""
+                by_hand = "leave the option out" if key else f"`ip link set {name} up`"
+                mend = f"give vmm the capability CAP_NET_ADMIN, or {by_hand}" if error.errno in (1, 13) else ""
                 raise UserError(f"{option} {key}" if key else option, f"{name}: cannot {what}: {error.strerror}",
                                 mend) from None
 
