@@ -13,7 +13,7 @@ enum { /* common configuration (virtio 1.2 §4.1.4.3) */
   R_NOTIFY_OFF = 30, R_DESC = 32, R_DRIVER = 40, R_DEVICE = 48, R_NOTIFY_DATA = 56, R_RESET = 58, R_END = 60,
 };
 enum { QUEUES = 4, SLOT = 3, V_TOKEN = 7, NO_VECTOR = 0xffff };
-enum { V_RAM = 0x400000, V_RING = 0x10000, V_DATA = 0x200000 };
+enum { V_RAM = 0x80000, V_RING = 0x10000, V_DATA = 0x60000 };
 #define V1 (1ull << VMM_F_VERSION_1)
 #define RING_RESET (1ull << VMM_F_RING_RESET)
 #define OFFERED (V1 | RING_RESET | 1ull << VMM_F_PACKED | 1ull << VMM_F_EVENT_IDX | 1ull << VMM_F_INDIRECT | 7)
@@ -178,7 +178,9 @@ static inline uint64_t v_ring(unsigned i) {
 /* Desc at the ring's start, avail at +0x8000, used at +0xc000. */
 static inline void queue_up(struct vdev *d, unsigned i) {
   uint64_t ring = v_ring(i);
-  memset(vmm_mem(d->vm, ring, 0x10000), 0, 0x10000);
+  memset(vmm_mem(d->vm, ring, 0x1000), 0, 0x1000);
+  memset(vmm_mem(d->vm, ring + 0x8000, 0x1000), 0, 0x1000);
+  memset(vmm_mem(d->vm, ring + 0xc000, 0x1000), 0, 0x1000);
   d->avail[i] = 0;
   setreg(d, R_SELECT, 2, i);
   setreg(d, R_DESC, 4, ring), setreg(d, R_DESC + 4, 4, 0);
