@@ -15,7 +15,7 @@ from vmm_testkit.net import Link
 
 pytestmark = [pytest.mark.linux_guest, pytest.mark.timeout(900)]
 
-# AGAIN waits for what shows that the driver has the device again.
+# AGAIN shows that the driver has the device again.
 CYCLES = r"""
 cd /sys/bus/virtio/drivers/{driver}
 device=$(ls -d virtio*)
@@ -30,9 +30,11 @@ done
 
 
 def rebind(guest: DebianGuest, driver: str, count: int, again: str) -> None:
+    guest.check("dmesg -c > /dev/null")  # what the kernel says of the lab's CPU is none of ours
     said = guest.run(CYCLES.format(driver=driver, count=count, again=again), timeout=800)
-    assert said.status == 0, (said.status, said.output, guest.run("dmesg | tail -n 20").output)
-    assert not re.search(r"BUG|WARNING:|hung task", guest.check("dmesg"))
+    log = guest.check("dmesg")
+    assert said.status == 0, (said.status, said.output, log[-2000:])
+    assert not re.search(r"BUG|WARNING:|hung task|general protection", log), log
 
 
 @pytest.mark.parametrize("options", ["", ",num_queues=2,packed=on"], ids=["split", "packed"])
@@ -40,11 +42,15 @@ def test_disk(virtio_guest: Callable[..., DebianGuest], image: Callable[..., Pat
               options: str) -> None:
     disk = image(32)
     guest = virtio_guest("--disk", f"path={disk}{options}", cpus="boot=2")
-    # Writers and readers whose device goes away under them, and that come again.
-    guest.check("(while :; do dd if=/dev/urandom of=/dev/vda bs=64k seek=256 count=200; done) > /dev/null 2>&1 &")
-    guest.check("(while :; do dd if=/dev/vda of=/dev/null bs=64k skip=256 iflag=direct; done) > /dev/null 2>&1 &")
-    rebind(guest, "virtio_blk", soak(10, 200), "dd if=/dev/vda of=/dev/null bs=64k count=4 skip=$n iflag=direct")
-    guest.check("dd if=/dev/urandom of=/run/data bs=1M count=4 && dd if=/run/data of=/dev/vda bs=1M conv=fsync")
+    # Writers and readers whose device goes away under them, and that come again: to nodes which are there all the time.
+    # A disk that is still open keeps its number, and the next one gets another.
+    guest.check("set -- $(tr : ' ' < /sys/block/vda/dev); for n in 0 1 2 3; do mknod /run/d$n b $1 $((n * 16)); done")
+    for files in ("if=/dev/urandom of=$disk seek=256", "of=/dev/null if=$disk skip=256 iflag=direct"):
+        guest.check(f"(while :; do for disk in /run/d?; do dd {files} bs=64k count=100; done; done) > /dev/null 2>&1 &")
+    rebind(guest, "virtio_blk", soak(10, 200),
+           "disk=/dev/$(ls $device/block) && dd if=$disk of=/dev/null bs=64k count=4 skip=$n iflag=direct")
+    guest.check("disk=/dev/$(ls /sys/bus/virtio/devices/virtio0/block) && "
+                "dd if=/dev/urandom of=/run/data bs=1M count=4 && dd if=/run/data of=$disk bs=1M conv=fsync")
     expected = guest.check("sha256sum /run/data").split()[0]
     assert guest.poweroff() == 0, guest.stderr
     assert hashlib.sha256(disk.read_bytes()[:4 << 20]).hexdigest() == expected
@@ -63,16 +69,20 @@ def test_net(virtio_guest: Callable[..., DebianGuest], host_link: Callable[..., 
 
 
 def test_console(virtio_guest: Callable[..., DebianGuest], tmp_path: Path, soak: Callable[[int, int], int]) -> None:
-    console = tmp_path / "console"
-    guest = virtio_guest("--console", f"file={console}", cpus="boot=2")
-    guest.check("(while :; do seq 1000 > /dev/hvc0; done) > /dev/null 2>&1 &")
+    console, log = tmp_path / "console", tmp_path / "log"
+    guest = virtio_guest("--console", f"file={console},ports=[log@file={log}]", cpus="boot=2")
+    # The load is on the port: Linux 6.1 frees what it does not own when hvc0 has output under way (QEMU's the same).
+    guest.check("(while :; do for port in /dev/vport*p1; do [ ! -c $port ] || seq 1000 > $port; done; done) "
+                "> /dev/null 2>&1 &")
     count = soak(10, 200)
-    rebind(guest, "virtio_console", count, "{ until [ -c /dev/hvc0 ]; do :; done; echo cycle-$n > /dev/hvc0; }")
+    # The node is there before the host has announced the port.
+    rebind(guest, "virtio_console", count, "{ until echo cycle-$n > /dev/hvc0; do :; done; }")
     guest.check("echo the last words > /dev/hvc0")
     assert guest.poweroff() == 0, guest.stderr
     text = console.read_text(errors="replace")
     assert "the last words" in text
-    assert f"cycle-{count - 1}" in text
+    assert [f"cycle-{n}" for n in range(count) if f"cycle-{n}" in text] == [f"cycle-{n}" for n in range(count)]
+    assert log.stat().st_size > 1000
 
 
 def test_rng(virtio_guest: Callable[..., DebianGuest], soak: Callable[[int, int], int]) -> None:

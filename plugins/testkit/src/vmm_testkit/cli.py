@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -29,6 +30,9 @@ EXIT_STALLED = 125
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Share this directory for writing; all else is lost."
 )
+@click.option(
+    "--drive", "drives", multiple=True, metavar="NAME=FILE", help="A file as a disk; what is written to it is lost."
+)
 @click.option("--tty", is_flag=True, help="Connect the command to this terminal (leave with Ctrl-A x).")
 @click.option("--iommu", is_flag=True, help="Give the emulated host an IOMMU, for VFIO.")
 @click.option(
@@ -45,6 +49,7 @@ def lab(
     cpus: int,
     icount: bool,
     out: Path | None,
+    drives: tuple[str, ...],
     tty: bool,
     iommu: bool,
     timeout: float,
@@ -73,6 +78,9 @@ def lab(
                 _fail(f"{command[0]}: {error.strerror}", 127)
     if tty and not (sys.stdin.isatty() and sys.stdout.isatty()):
         _fail("--tty: standard input and output are not a terminal; leave --tty out", EXIT_USAGE)
+    for option in drives:
+        if not all(option.partition("=")):
+            _fail(f"--drive {option}: write it as NAME=FILE", EXIT_USAGE)
     machine = Lab(
         memory_mib=memory,
         cpus=cpus,
@@ -82,6 +90,7 @@ def lab(
         stall_timeout=stall_timeout,
         intel_iommu=iommu,
         qemu_args=qemu_args,
+        drives={name: Path(file) for name, _, file in (option.partition("=") for option in drives)},
     )
     try:
         status = machine.run(command, timeout=timeout)
@@ -92,7 +101,7 @@ def lab(
     except LabError as error:
         _fail(
             str(error),
-            EXIT_USAGE if QEMU in str(error) or "directory to share" in str(error) else EXIT_STALLED,
+            EXIT_USAGE if re.match(rf"{QEMU} is|drive |.* to share", str(error)) else EXIT_STALLED,
         )
     except (InitramfsError, KernelError) as error:
         _fail(str(error), EXIT_USAGE)

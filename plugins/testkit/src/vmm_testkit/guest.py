@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import os
 import re
 import secrets
@@ -158,7 +159,7 @@ class DebianGuest:
         deadline = time.monotonic() + timeout
         while self._open:
             if not self._pump(deadline):
-                raise GuestTimeout(f"the VMM has not ended after {timeout:g} s" + self._tail())
+                raise GuestTimeout(f"the VMM has not ended after {timeout:g} s" + self._threads() + self._tail())
         try:
             return self.process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -272,6 +273,17 @@ class DebianGuest:
                 self._selector.unregister(key.fileobj)
                 self._open -= 1
         return bool(events)
+
+    def _threads(self) -> str:
+        """What the VMM's threads do: name, state, processor time in ticks, where in the kernel they wait."""
+        lines = ["\n--- threads of the VMM:"]
+        for task in sorted(Path("/proc").glob(f"{self.pid}/task/*")):
+            with contextlib.suppress(OSError):
+                name, _, rest = (task / "stat").read_text().rpartition(")")
+                words = rest.split()
+                where = (task / "wchan").read_text() + " " + (task / "syscall").read_text().split()[0]
+                lines.append(f"{name.partition('(')[2]}: {words[0]}, {words[11]} + {words[12]} ticks, {where}")
+        return "\n".join(lines)
 
     def _tail(self) -> str:
         said = self.stderr.strip()

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a Debian root file system of ours has beside its packages, and what it does without.
 
-A guest on it runs systemd. What its first serial port is for depends on the kernel's command line:
+A guest on it runs systemd. The first virtio console, and the first serial port if the kernel's ``console=`` names it,
+have a login prompt; root has no password. Otherwise by a word of the kernel's command line:
 
-    testkit=TOKEN             the command loop of ``DebianGuest``
-    testkit.command=BASE64    run that with sh, print ``vmm-exit-status: N``, power off
-    (neither)                 a login prompt; root has no password
-
-The first virtio console always has a login prompt.
+    testkit=TOKEN             the serial port is for the command loop of ``DebianGuest``
+    testkit.command=BASE64    run that with sh on /dev/console, print ``vmm-exit-status: N``, power off
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ _MASKED = (
     "systemd-machine-id-commit.service", "systemd-networkd-wait-online.service", "systemd-pcrphase-initrd.service",
     "systemd-pcrphase-sysinit.service", "systemd-pcrphase.service", "systemd-timesyncd.service",
     "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service", "getty@tty1.service",
-    "systemd-logind.service", "modprobe@drm.service", "modprobe@dm_mod.service", "modprobe@configfs.service",
+    "modprobe@drm.service", "modprobe@dm_mod.service", "modprobe@configfs.service",
     "modprobe@efi_pstore.service", "modprobe@fuse.service", "modprobe@loop.service", "kmod-static-nodes.service",
     "systemd-modules-load.service", "systemd-binfmt.service", "proc-sys-fs-binfmt_misc.automount",
     "systemd-pstore.service", "dev-mqueue.mount", "dev-hugepages.mount", "sys-kernel-debug.mount",
@@ -66,7 +64,7 @@ Environment=HOME=/root TERM=linux
 StandardInput=tty-force
 StandardOutput=tty
 StandardError=tty
-TTYPath=/dev/ttyS0
+TTYPath=/dev/console
 [Install]
 WantedBy=multi-user.target
 """
@@ -82,11 +80,10 @@ echo "vmm-exit-status: $?"
 systemctl --no-block poweroff
 """
 
-_LOGIN_UNLESS = """\
-[Unit]
-ConditionKernelCommandLine=!testkit
-ConditionKernelCommandLine=!testkit.command
-"""
+def _login_unless(*words: str) -> str:
+    """A drop-in for a login prompt that leaves its terminal to somebody else."""
+    return "[Unit]\n" + "".join(f"ConditionKernelCommandLine=!{word}\n" for word in words)
+
 
 # For what the kernel's ip= says nothing of: systemd-network-generator makes of it 91-default.network.
 _NETWORK = """\
@@ -117,7 +114,8 @@ def root_files(hostname: str) -> dict[str, str]:
         'ENV{SYSTEMD_WANTS}+="serial-getty@hvc0.service"\n',
         f"{_UNITS}/testkit-loop.service": _LOOP_UNIT,
         f"{_UNITS}/testkit-command.service": _COMMAND_UNIT,
-        f"{_UNITS}/serial-getty@ttyS0.service.d/testkit.conf": _LOGIN_UNLESS,
+        f"{_UNITS}/serial-getty@ttyS0.service.d/testkit.conf": _login_unless("testkit", "testkit.command"),
+        f"{_UNITS}/serial-getty@hvc0.service.d/testkit.conf": _login_unless("testkit.command"),
         "usr/lib/vmm-testkit/loop": loop,
         "usr/lib/vmm-testkit/command": _COMMAND,
     }
