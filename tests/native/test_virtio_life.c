@@ -157,6 +157,26 @@ TEST(virtio_doorbells_follow_the_bar) {
   v_end(d);
 }
 
+/* A guest that fills the queue of events cannot keep a device from hearing of its driver. */
+TEST(virtio_a_flood_of_events) {
+  struct vdev *d = v_new();
+  struct vmm_event e;
+  unsigned heard = 0;
+  CHECK(negotiate(d, V1));
+  queue_up(d, 0);
+  for (unsigned n = 0; n < 2 * VMM_EVENTS; n++) vmm_post_event(d->vm, VMM_EVENT_STAMP, n);
+  set_status(d, S_LIVE);
+  while (vmm_event_next(d->vm, &e))
+    if (e.kind == VMM_EVENT_DEVICE) {
+      CHECK(e.arg == 0 || e.arg == V_TOKEN); /* 0: some device, or several */
+      heard++;
+      v_poll(d);
+    }
+  CHECK(heard && d->running);
+  echo(d, 0);
+  v_end(d);
+}
+
 /* --- interrupts --- */
 
 static void msix_on(struct vdev *d) {
