@@ -47,13 +47,13 @@ class Chain:
     readable, writable    zero-copy memoryviews of guest memory; the guest may change it at any time
     """
 
-    __slots__ = ("_chain", "_iov", "_kept", "_queue", "_written", "readable", "writable")
+    __slots__ = ("_chain", "_iov", "_kept", "_number", "_queue", "_written", "readable", "writable")
 
     def __init__(self, queue: Queue, chain: Any, iov: Any) -> None:
         from .machine.native import ffi
 
         self._queue, self._chain, self._iov = queue, chain, iov
-        self._written, self._kept = 0, False
+        self._written, self._kept, self._number = 0, False, queue._popped
         views = [memoryview(ffi.buffer(iov[n].iov_base, iov[n].iov_len)).cast("B")
                  for n in range(chain.n_out + chain.n_in)]
         self.readable: list[memoryview] = [view.toreadonly() for view in views[:chain.n_out]]
@@ -82,7 +82,11 @@ class Chain:
         return len(data) - len(source)
 
     def keep(self) -> Chain:
-        """Do not give it back when the loop over the queue goes on: :meth:`push` will, later."""
+        """Do not give it back when the loop over the queue goes on: :meth:`push` will, later.
+
+        If the device is stopped before, the requests kept last go back to the ring, and come again when it goes on
+        after a pause. One that was kept while a later one was given back cannot: the driver gets it empty.
+        """
         self._kept = True
         return self
 
@@ -102,7 +106,7 @@ class Queue:
     address  the ``vmm_queue *`` for a C half, as an integer
     """
 
-    __slots__ = ("_handler_fd", "_iov", "_kept", "_offloaded", "_q", "address", "device", "index")
+    __slots__ = ("_handler_fd", "_iov", "_kept", "_offloaded", "_popped", "_q", "address", "device", "index")
 
     def __init__(self, device: VirtioDevice, index: int) -> None:
         from .machine.native import ffi, lib
@@ -114,6 +118,7 @@ class Queue:
         self._kept: set[Chain] = set()
         self._handler_fd = -1
         self._offloaded = False
+        self._popped = 0
 
     @property
     def active(self) -> bool:
@@ -185,6 +190,7 @@ class Queue:
         pieces = chain.n_out + chain.n_in
         iov = ffi.new("struct iovec[]", max(pieces, 1))
         ffi.memmove(iov, self._iov, pieces * ffi.sizeof("struct iovec"))
+        self._popped += 1
         request = Chain(self, chain, iov)
         self._kept.add(request)
         return request
@@ -243,7 +249,17 @@ class Queue:
         self._handler_fd, self._offloaded = -1, False
 
     def _forget(self) -> None:
-        """The ring may be another one from now on."""
+        """The device has stopped: what it kept goes back, and the ring may be another one from now on."""
+        from .machine.native import lib
+
+        for request in sorted(self._kept, key=lambda kept: kept._number, reverse=True):
+            if request._number == self._popped:
+                lib.vmm_queue_unpop(self._q, request._chain)
+                self._popped -= 1
+            else:
+                lib.vmm_queue_push(self._q, request._chain, request._iov, 0)
+        if self._kept:
+            lib.vmm_queue_flush(self._q)
         self._kept.clear()
         self._iov = None
 
