@@ -26,7 +26,8 @@ from vmmcore.front.ratelimit import RateLimitOptions
 from vmmcore.front.virtio import VirtioOptions
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCS = sorted(path for where in ("*.md", "docs/*.md", "plugins/*/README.md", "examples/*/README.md") for path in ROOT.glob(where))
+PAGES = ("*.md", "docs/*.md", "plugins/*/README.md", "examples/*/README.md")
+DOCS = sorted(path for where in PAGES for path in ROOT.glob(where))
 VMM = [str(Path(sys.executable).parent / "vmm")]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
