@@ -2,7 +2,7 @@
 # Targets ask for root only where apt has to install something, and say so.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test lab bench fuzz clean
+.PHONY: help run test soak lab bench fuzz clean
 
 sources := $(wildcard pyproject.toml setup.py native/*.[ch] native/*.py vmmcore/include/*.h \
              plugins/*/pyproject.toml plugins/*/setup.py plugins/*/native/*.[ch] plugins/*/native/*.py)
@@ -13,7 +13,7 @@ help: ## this list
 .venv/.ready: tools/setup.sh tools/apt.sh $(sources)
 	tools/setup.sh
 
-run: .venv/.ready ## boot a stock Debian kernel: to a shell on a terminal, else to run a command
+run: .venv/.ready ## run a Debian with disk, network and console: to log in on a terminal, else to run a command
 	@.venv/bin/python tools/run.py
 
 test: .venv/.ready ## every package's suite (tox), then the lab suite
@@ -22,6 +22,11 @@ test: .venv/.ready ## every package's suite (tox), then the lab suite
 	.venv/bin/tox run-parallel -p 2 --parallel-no-spinner -e $$(.venv/bin/python tools/envs.py)
 	.venv/bin/tox run -q -e fuzz -- 10
 	.venv/bin/tox run -r -e lab
+
+soak: .venv/.ready ## the lab's tests of virtio devices at full length: load for minutes, hundreds of rounds; an hour or more
+	@tools/apt.sh test
+	.venv/bin/tox run -q -e wheels
+	.venv/bin/tox run -r -e soak
 
 lab: .venv/.ready ## a shell in the lab: an emulated host with a complete KVM
 	@tools/apt.sh lab

@@ -75,7 +75,7 @@ class DebianRoot:
     def key(self) -> str:
         """Names the content: equal for two roots that are built from the same words."""
         parts = (
-            "1", self._suite, self._mirror, self._packages, self._size_mib, self._kernel.version, self._kernel.package,
+            "2", self._suite, self._mirror, self._packages, self._size_mib, self._kernel.version, self._kernel.package,
             sorted(self._files.items()), sorted(root_links().items()), REMOVED,
         )  # fmt: skip
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
@@ -113,7 +113,7 @@ class DebianRoot:
             try:
                 image.unlink(missing_ok=True)
                 _run(*enter, _find("mke2fs", "e2fsprogs"), "-q", "-t", "ext4", "-L", "root", "-m", "0",
-                     "-E", "hash_seed=5eed5eed-5eed-5eed-5eed-5eed5eed5eed,lazy_itable_init=0,lazy_journal_init=0",
+                     "-E", "hash_seed=5eed5eed-5eed-5eed-5eed-5eed5eed5eed,lazy_itable_init=0,lazy_journal_init=1",
                      "-d", str(tree), str(image), f"{self._size_mib}M")  # fmt: skip
                 image.chmod(0o444)
                 image.rename(path)
@@ -163,9 +163,10 @@ def _place(tree: Path, name: str) -> Path:
     path = tree
     for part in Path(name).parts[:-1]:
         path = path / part
-        if path.is_symlink():
-            target = os.readlink(path)
-            path = tree / target.lstrip("/") if target.startswith("/") else path.parent / target
+        if path.is_symlink():  # /lib and its like
+            path = path.parent / os.readlink(path)
+        if tree not in path.resolve().parents:
+            raise RootError(f"{name}: leads out of the root file system, by a symbolic link")
         path.mkdir(mode=0o755, exist_ok=True)
     path /= Path(name).name
     path.unlink(missing_ok=True)
