@@ -140,8 +140,9 @@ def attack(device: str, folder: Path) -> Outcome:
     plugin = PLUGIN.get(device, device)
     if plugin != "echo" and find_spec(f"vmm_virtio_{plugin}") is None:
         pytest.skip(f"vmm-virtio-{plugin} is not installed: pip install ./plugins/virtio-{plugin}")
-    elf = guest("virtio_hostile", DEVICE=IDS[device], CPUS=2, RAM_MIB=RAM_MIB, DISK_SECTORS=DISK_SECTORS).build()
     host = Host(device, folder)
+    defines = {"DEVICE": IDS[device], "KERNEL_HAS_RINGS": int(device == "vhost"), "DISK_SECTORS": DISK_SECTORS}
+    elf = guest("virtio_hostile", CPUS=2, RAM_MIB=RAM_MIB, **defines).build()
     command = [*default_vmm(), "--kernel", str(elf), "--serial", "tty", "--memory", f"size={RAM_MIB}M"]
     command += ["--cpus", "boot=2", *host.args]
     process = subprocess.Popen(
