@@ -69,18 +69,14 @@ static bool fill(struct rx *rx, uint64_t want) {
   return true;
 }
 
-/* Give all but the first `keep` pieces (or a few more) back unused. */
-static void put_back(struct rx *rx, uint32_t keep) {
-  uint32_t at = rx->head, n = 0;
+/* Give back what is popped, the last first. */
+static void put_back(struct rx *rx) {
+  uint32_t n = 0;
   uint32_t *starts = (uint32_t *)(void *)(rx->iov + rx->cap + 1); /* room for cap of them, see rx_start() */
-  while (at < rx->tail && at - rx->head < keep) at += rx->chains[at].n_in;
-  for (uint32_t i = at; i < rx->tail; i += rx->chains[i].n_in) starts[n++] = i;
-  while (n) {
-    struct vmm_chain *chain = &rx->chains[starts[--n]];
-    rx->room -= chain->in_len;
-    rx->net->api->queue_unpop(rx->queue, chain);
-  }
-  rx->tail = at;
+  for (uint32_t i = rx->head; i < rx->tail; i += rx->chains[i].n_in) starts[n++] = i;
+  while (n) rx->net->api->queue_unpop(rx->queue, &rx->chains[starts[--n]]);
+  rx->head = rx->tail = 0;
+  rx->room = 0;
 }
 
 /* Copy to `offset` bytes into the popped buffers, which are long enough. */
@@ -178,12 +174,10 @@ static enum step from_tap(struct rx *rx, uint32_t *bytes) {
   }
   deliver(rx, (uint32_t)n);
   *bytes = (uint32_t)n - NET_HDR;
-  if (n > SHORT) {
+  if (n > SHORT)
     rx->shorts = 0;
-  } else if (rx->want != SHORT && ++rx->shorts == SHORTS) {
+  else if (rx->want != SHORT && ++rx->shorts == SHORTS)
     rx->want = SHORT;
-    put_back(rx, 4);
-  }
   return MORE;
 }
 
@@ -380,7 +374,7 @@ void rx_stop(struct rx *rx) {
   if (rx->net->limited) api->loop_del(rx->loop, rx->timer);
   if (rx->partial) __atomic_fetch_add(rx->dropped, 1, __ATOMIC_RELAXED);
   rx->partial = 0;
-  put_back(rx, 0);
+  put_back(rx);
   rx->queue = NULL;
 }
 
