@@ -5,6 +5,8 @@
  * or a millisecond later, so that a console that prints byte by byte costs a few
  * system calls a line; what the host does not take waits for EPOLLOUT. Nothing
  * here blocks: not the vCPU that prints, nor the loop.
+ *
+ * A listening socket is a stream with one client at a time; output without a client is dropped.
  */
 #include "native.h"
 
@@ -41,7 +43,10 @@ struct vmm_chardev {
   _Atomic bool in_started;
   _Atomic bool room_note; /* tell rx() that there is room again */
 
-  int in_fd, kick_fd; /* input half: the loop's thread only, but for kick_fd */
+  bool has_input;              /* there is an input half, maybe without a client */
+  int listen_fd;               /* -1: none */
+  _Atomic bool closing;
+  int in_fd, kick_fd;          /* input half: the loop's thread only, but for kick_fd */
   uint8_t in[1024];
   size_t in_n;
   bool in_registered, in_always, in_eof, ctrl_a;
@@ -92,9 +97,12 @@ static void arm_timer(vmm_chardev *d) {
 }
 
 size_t vmm_chardev_write(vmm_chardev *d, const uint8_t *data, size_t len) {
-  if (d->kind == OUT_NONE) return len;
   bool line = false;
   pthread_mutex_lock(&d->lock);
+  if (d->kind == OUT_NONE) {
+    pthread_mutex_unlock(&d->lock);
+    return len;
+  }
   if (d->n + len > RING) flush(d);
   size_t n = len < RING - d->n ? len : RING - d->n;
   for (size_t i = 0; i < n; i++) {
@@ -114,23 +122,26 @@ size_t vmm_chardev_write(vmm_chardev *d, const uint8_t *data, size_t len) {
 }
 
 size_t vmm_chardev_room(vmm_chardev *d) {
-  if (d->kind == OUT_NONE) return RING;
   pthread_mutex_lock(&d->lock);
-  if (d->n == RING) flush(d);
+  if (d->n == RING) flush(d); /* with nobody to write to it is empty */
   size_t room = RING - d->n;
   if (!room) d->was_full = true;
   pthread_mutex_unlock(&d->lock);
   return room;
 }
 
+static void next_client(vmm_chardev *d);
+
 static void on_out(void *opaque, int fd, uint32_t events) {
   vmm_chardev *d = opaque;
+  bool gone = false;
   pthread_mutex_lock(&d->lock);
   uint64_t ticks;
   if (fd == d->timer_fd) {
     (void)!read(fd, &ticks, sizeof ticks);
     d->timer_armed = false;
   } else if (events & (EPOLLERR | EPOLLHUP) && !(events & EPOLLOUT)) {
+    gone = d->listen_fd >= 0 && d->in_eof; /* else what it has sent is read first */
     d->out_registered = false; /* nobody there: it would be reported for ever */
     d->waiting_out = false;
     vmm_loop_del(d->loop, d->out_fd);
@@ -138,6 +149,7 @@ static void on_out(void *opaque, int fd, uint32_t events) {
   }
   flush(d);
   pthread_mutex_unlock(&d->lock);
+  if (gone) next_client(d);
 }
 
 /* A description of our own, so that O_NONBLOCK does not reach the shell that shares the terminal or pipe. */
@@ -213,6 +225,10 @@ static void pump(vmm_chardev *d) {
     uint8_t raw[256], clean[sizeof raw + 1];
     ssize_t n = read(d->in_fd, raw, sizeof raw);
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) return;
+    if (n <= 0 && d->listen_fd >= 0 && (n < 0 || f.revents & POLLHUP)) {
+      next_client(d);
+      return;
+    }
     if (n <= 0) { /* end of input (or a pty that nobody has open): the VM goes on without */
       d->in_eof = true;
       unwatch(d);
@@ -256,9 +272,56 @@ static void on_kick(void *opaque, int fd, uint32_t events) {
 }
 
 void vmm_chardev_kick(vmm_chardev *d) {
-  if (d->in_fd < 0 || !d->rx) return;
+  if (!d->has_input || !d->rx) return;
   atomic_store(&d->in_started, true);
   (void)!eventfd_write(d->kick_fd, 1);
+}
+
+/* --- clients of a listening socket --- */
+
+/* Loop thread. Let go of the client whose input has come to its end, and take one that waits. */
+static void next_client(vmm_chardev *d) {
+  if (atomic_load(&d->closing)) return;
+  unwatch(d);
+  d->in_eof = false;
+  pthread_mutex_lock(&d->lock);
+  if (d->out_registered) vmm_loop_del(d->loop, d->out_fd);
+  if (d->out_fd >= 0) close(d->out_fd);
+  if (d->in_fd >= 0) close(d->in_fd);
+  d->out_registered = d->waiting_out = false;
+  d->kind = OUT_NONE;
+  d->n = 0;
+  flush(d); /* says that there is room */
+  d->out_fd = -1;
+  d->in_fd = accept4(d->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+  if (d->in_fd >= 0) {
+    d->out_fd = d->in_fd;
+    open_out(d);
+  }
+  pthread_mutex_unlock(&d->lock);
+  if (d->in_fd >= 0) (void)!eventfd_write(d->kick_fd, 1); /* on_kick() reads it, once the device is ready */
+}
+
+static void on_listen(void *opaque, int fd, uint32_t events) {
+  vmm_chardev *d = opaque;
+  (void)fd, (void)events;
+  if (d->in_fd < 0) next_client(d);
+}
+
+static bool is_listening(int fd) {
+  int yes = 0;
+  socklen_t len = sizeof yes;
+  return fd >= 0 && !getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &yes, &len) && yes;
+}
+
+static int open_listen(vmm_chardev *d) {
+  d->listen_fd = d->in_fd;
+  if (d->out_fd >= 0 && d->out_fd != d->in_fd) close(d->out_fd);
+  d->in_fd = d->out_fd = -1;
+  int flags = fcntl(d->listen_fd, F_GETFL);
+  if (flags < 0 || fcntl(d->listen_fd, F_SETFL, flags | O_NONBLOCK)) return -errno;
+  /* Edges: while one is served the others wait, and would be reported for ever. */
+  return vmm_loop_add(d->loop, d->listen_fd, EPOLLIN | EPOLLET, on_listen, d);
 }
 
 static void open_in(vmm_chardev *d) {
@@ -281,6 +344,8 @@ vmm_chardev *vmm_chardev_open(vmm_vm *vm, int in_fd, int out_fd, uint32_t flags,
   d->opaque = opaque;
   d->in_fd = in_fd;
   d->out_fd = out_fd;
+  d->listen_fd = -1;
+  d->has_input = in_fd >= 0;
   pthread_mutex_init(&d->lock, NULL);
   d->loop = vmm_loop_get(vm, 0);
   d->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
@@ -290,6 +355,13 @@ vmm_chardev *vmm_chardev_open(vmm_vm *vm, int in_fd, int out_fd, uint32_t flags,
     vmm_chardev_close(d);
     return NULL;
   }
+  if (is_listening(in_fd)) {
+    if (open_listen(d)) {
+      vmm_chardev_close(d);
+      return NULL;
+    }
+    return d;
+  }
   open_out(d);
   open_in(d);
   return d;
@@ -297,6 +369,8 @@ vmm_chardev *vmm_chardev_open(vmm_vm *vm, int in_fd, int out_fd, uint32_t flags,
 
 void vmm_chardev_close(vmm_chardev *d) {
   if (!d) return;
+  atomic_store(&d->closing, true); /* clients neither come nor go once the first loop_del() is back */
+  if (d->listen_fd >= 0) vmm_loop_del(d->loop, d->listen_fd);
   if (d->loop && d->kick_fd >= 0) vmm_loop_del(d->loop, d->kick_fd);
   if (d->loop && d->timer_fd >= 0) vmm_loop_del(d->loop, d->timer_fd);
   if (d->in_registered) vmm_loop_del(d->loop, d->in_fd);
@@ -313,6 +387,7 @@ void vmm_chardev_close(vmm_chardev *d) {
   if (d->kick_fd >= 0) close(d->kick_fd);
   if (d->out_fd >= 0 && d->out_fd != d->in_fd) close(d->out_fd);
   if (d->in_fd >= 0) close(d->in_fd);
+  if (d->listen_fd >= 0) close(d->listen_fd);
   pthread_mutex_destroy(&d->lock);
   free(d);
 }

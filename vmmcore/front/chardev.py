@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of devices that talk to a byte stream of the host: serial ports, consoles, debug ports.
 
-    --serial tty | null | off | pty | file=PATH
-    --console tty | null | off | pty | file=PATH | socket=PATH
+    --serial tty | null | off | pty | file=PATH | socket=PATH
 
 The device half hands the fds to the core's ``chardev_open`` (vmmcore.h).
 """
@@ -43,7 +42,7 @@ class StreamOptions(Options):
 
 
 class SocketStreamOptions(StreamOptions):
-    """``socket=PATH`` as well, for devices that can listen (the core's chardev cannot)."""
+    """``socket=PATH`` as well, for devices with input."""
 
     socket = Option(Path, None, "a new Unix socket; whoever connects is at the other end")
 

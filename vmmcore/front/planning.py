@@ -47,6 +47,11 @@ class PlannedVm:
     def close(self) -> None:
         planfile.close_all(self.fds)
 
+    def release(self) -> None:
+        """The VM has ended: what was made on the host for it is removed."""
+        if self.context is not None:
+            self.context.release()
+
     def __enter__(self) -> PlannedVm:
         return self
 

@@ -120,8 +120,12 @@ class Vm:
         if planned is not None:
             planned.close()
         if channel is None:
+            if planned is not None:
+                planned.release()
             return 0
         status = channel.runner.close()
+        if planned is not None:
+            planned.release()
         if channel.status is None:
             channel.status = status
             self._happened("exited", {"status": status})

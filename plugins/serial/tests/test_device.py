@@ -60,7 +60,7 @@ class Core:
             setattr(self.api, function.__name__, self._keep[-1])
 
     def device(self) -> Serial:
-        machine: Any = SimpleNamespace(api_address=int(ffi.cast("uintptr_t", self.api)), vm_address=0)
+        machine: Any = SimpleNamespace(api_address=int(ffi.cast("uintptr_t", self.api)), vm_address=0, devices={})
         serial = Serial(machine, "serial0", {"host": "null"}, {"port": 0x3F8, "gsi": 4}, {})
         serial.realize()
         serial.activate()

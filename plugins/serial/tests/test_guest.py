@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -155,6 +157,33 @@ def test_file_gets_the_output(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.read() == b"" and process.wait(60) == 0
     assert log.read_bytes() == b"to the file\n\nEXIT:0\n"
+
+
+def read_until(client: socket.socket, text: bytes) -> bytes:
+    seen = b""
+    while text not in seen:
+        part = client.recv(4096)
+        assert part, seen
+        seen += part
+    return seen
+
+
+def test_client_of_a_socket_talks_with_the_guest(tmp_path: Path) -> None:
+    with running(ECHO, serial=f"socket={tmp_path}/s") as process:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(30)
+        while True:
+            try:
+                client.connect(f"{tmp_path}/s")
+                break
+            except (FileNotFoundError, ConnectionRefusedError):
+                time.sleep(0.01)
+        read_until(client, b"READY\n")
+        client.sendall(b"hello!")
+        read_until(client, b"hello!")
+        assert process.wait(60) == 0
+        client.close()
+    assert list(tmp_path.iterdir()) == [], "the socket goes with the VM"
 
 
 @pytest.mark.parametrize("serial", ["null", "off"])

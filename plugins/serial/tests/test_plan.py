@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from vmmcore.errors import UserError, VmmError
-from vmmcore.front.chardev import StreamOptions
+from vmmcore.front.chardev import SocketStreamOptions
 from vmmcore.front.config import VmConfig
 from vmmcore.front.planning import Layout, PlanContext
 
@@ -31,7 +31,7 @@ def context() -> Iterator[PlanContext]:
 
 def planned(context: PlanContext, text: str) -> dict[str, Any] | None:
     device: dict[str, Any] = {"type": "serial"}
-    if plan(context, StreamOptions.parse(text, "--serial"), device) is False:
+    if plan(context, SocketStreamOptions.parse(text, "--serial"), device) is False:
         return None
     context.plan["devices"].append(device)
     return device
@@ -68,6 +68,16 @@ def test_null_is_a_port_without_files(context: PlanContext) -> None:
     assert device is not None and device["files"] == {} and context.plan["files"] == []
 
 
+def test_socket_listens_at_once(context: PlanContext, tmp_path: Path) -> None:
+    import socket
+
+    device = planned(context, f"socket={tmp_path}/s")
+    assert device is not None and list(device["files"]) == ["listen"]
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"{tmp_path}/s")
+    assert device["options"]["sockets"][0][0] == f"{tmp_path}/s"
+
+
 def test_off_claims_nothing(context: PlanContext) -> None:
     assert planned(context, "off") is None
     assert planned(context, "null") is not None, "the port is still free"
@@ -87,12 +97,12 @@ def test_port_is_claimed(context: PlanContext) -> None:
 
 @pytest.mark.parametrize(("text", "words"), [
     ("", "--serial: .*tty"), ("ttty", "--serial mode=: .*tty"), ("tty,file=/tmp/x", "--serial file=: .*tty"),
-    ("socket=/tmp/x", "--serial.*socket.*it takes"), ("fiel=/x", "--serial.*fiel.*file"),
+    ("socket=", "--serial socket=: "), ("fiel=/x", "--serial.*fiel.*file"),
     ("file=", "--serial file=: "),
 ])
 def test_bad_option_is_one_line_that_names_it(text: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
-        StreamOptions.parse(text, "--serial")
+        SocketStreamOptions.parse(text, "--serial")
     assert "\n" not in str(caught.value)
 
 

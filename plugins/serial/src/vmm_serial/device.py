@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from vmmcore.device import Device
 from vmmcore.errors import VmmError
+from vmmcore.machine.sockets import remove, remove_at_end
 
 from ._native import ffi, lib
 
@@ -19,7 +20,8 @@ _COUNTERS = ("rx_bytes", "tx_bytes", "rx_overruns", "tx_overruns", "interrupts")
 class Serial(Device):
     """A 16550A at ``resources["port"]`` with interrupt ``resources["gsi"]``.
 
-    ``files``: ``in`` and ``out``, each may be missing. Option ``host``: ``tty`` gets raw mode and an
+    ``files``: ``in`` and ``out``, each may be missing, or ``listen``. Option ``sockets``: see
+    :mod:`vmmcore.machine.sockets`. Option ``host``: ``tty`` gets raw mode and an
     escape key if it is a terminal; ``pty`` drops what nobody reads.
     """
 
@@ -30,11 +32,12 @@ class Serial(Device):
         self._serial = lib.serial_new(
             ffi.cast("void *", self.machine.api_address), ffi.cast("void *", self.machine.vm_address),
             self.resources["port"], self.resources["gsi"],
-            self.files.get("in", -1), self.files.get("out", -1), flags, error)
+            self.files.get("in", self.files.get("listen", -1)), self.files.get("out", -1), flags, error)
         if not self._serial:
             import os
 
             raise VmmError(f"{self.id}: cannot create the serial port: {os.strerror(-error[0])}")
+        remove_at_end(self.options.get("sockets") or [])
 
     def activate(self) -> None:
         lib.serial_resume(self._serial)
@@ -51,6 +54,8 @@ class Serial(Device):
     def remove(self) -> None:
         serial, self._serial = self._serial, ffi.NULL
         lib.serial_free(serial)
+        if self.id not in self.machine.devices:  # taken out of a running VM; else a reboot may follow
+            remove(self.options.get("sockets") or [])
 
     def save(self) -> dict[str, Any]:
         """Registers and the bytes in both FIFOs. Pause first: input that comes later is not in it."""

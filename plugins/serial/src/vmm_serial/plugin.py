@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from vmmcore.front.chardev import StreamOptions, open_stream
+from vmmcore.front.chardev import SocketStreamOptions, open_stream
 from vmmcore.hooks import DeviceType, hookimpl
 
 TYPE_CHECKING = False
@@ -19,20 +19,21 @@ API = (1, 0)
 COM1_PORT, COM1_PORTS, COM1_GSI = 0x3F8, 8, 4
 
 
-def plan(context: PlanContext, options: StreamOptions, device: dict[str, Any]) -> bool:
+def plan(context: PlanContext, options: SocketStreamOptions, device: dict[str, Any]) -> bool:
     """Open the host side; claim COM1. False for ``--serial off``."""
     if options.mode == "off":
         return False
     context.ports(COM1_PORT, COM1_PORTS, "serial")
     device["resources"] = {"port": COM1_PORT, "gsi": context.gsi(COM1_GSI)}
     device["files"] = open_stream(context, options, "--serial")
-    device["options"] = {"host": options.mode or "file"}
+    nodes = [context.plan["files"][index].get("node") for kind, index in device["files"].items() if kind == "listen"]
+    device["options"] = {"host": options.kind, "sockets": [node for node in nodes if node]}
     return True
 
 
 @hookimpl
 def vmm_device_types() -> Sequence[DeviceType]:
-    return [DeviceType("serial", "vmm_serial.device:Serial", options=StreamOptions, plan=plan, bus="platform",
+    return [DeviceType("serial", "vmm_serial.device:Serial", options=SocketStreamOptions, plan=plan, bus="platform",
                        many=False, doc="serial port COM1 (16550A)")]
 
 

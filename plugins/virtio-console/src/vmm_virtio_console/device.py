@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from vmmcore.errors import VmmError
+from vmmcore.machine.sockets import remove, remove_at_end
 from vmmcore.virtio import VirtioDevice
 
 from ._native import ffi, lib
@@ -65,7 +66,7 @@ class Console(VirtioDevice):
         self.device_features = (F_SIZE if has_size else 0) | (F_MULTIPORT if len(ports) > 1 else 0)
         self.config_space = self._size_bytes() + len(ports).to_bytes(4, "little") + bytes(4)
         self.machine.loop.add(lib.console_notice_fd(self._console), 1, self._on_resize)
-        _remove_at_end(self.options.get("sockets") or [])
+        remove_at_end(self.options.get("sockets") or [])
 
     def _size_bytes(self) -> bytes:
         return b"".join(self._size[n].to_bytes(2, "little") for n in range(2))
@@ -97,8 +98,7 @@ class Console(VirtioDevice):
         console, self._console = self._console, ffi.NULL
         lib.console_free(console)
         if self.id not in self.machine.devices:  # taken out of a running VM; else a reboot may follow
-            for node in self.options.get("sockets") or []:
-                _unlink(*node)
+            remove(self.options.get("sockets") or [])
 
     def save(self) -> dict[str, Any]:
         """What the driver has said of each port, and input that is on its way to it."""
@@ -136,23 +136,3 @@ def _is_terminal(port: Any) -> bool:
 
     fd = port.out_fd if port.out_fd >= 0 else port.in_fd
     return fd >= 0 and posix.isatty(fd)
-
-
-def _remove_at_end(sockets: list[list[Any]]) -> None:
-    """Unlink listening sockets when the process ends: a reboot of the guest still needs them."""
-    if sockets:
-        import atexit
-
-        for path, device, inode in sockets:
-            atexit.register(_unlink, path, device, inode)
-
-
-def _unlink(path: str, device: int, inode: int) -> None:
-    import posix
-
-    try:
-        found = posix.stat(path)
-        if (found.st_dev, found.st_ino) == (device, inode):  # not somebody else's meanwhile
-            posix.unlink(path)
-    except OSError:
-        pass
