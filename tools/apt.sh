@@ -6,7 +6,7 @@ set -eu
 purpose=${1:-build}
 
 build="gcc libc6-dev python3-venv python3-dev"
-run="$build busybox-static e2fsprogs kmod mmdebstrap passt"
+run="$build busybox-static e2fsprogs kmod mmdebstrap passt uidmap"
 lab="$run qemu-system-x86"
 test="$lab acpica-tools clang libclang-rt-dev cpio dmidecode ethtool iperf3 iproute2 iputils-ping lz4 pciutils zstd"
 case $purpose in

@@ -59,7 +59,11 @@ class DebianSystem(DebianGuest):
         keywords.setdefault("memory", "size=768M")
         keywords.setdefault("initramfs", root_initramfs(kernel))
         super().__init__(
-            kernel, args=words, cmdline=f"root=/dev/vda rw {cmdline}".strip(), boot_timeout=boot_timeout, **keywords
+            kernel,
+            args=words,
+            cmdline=f"reboot=a root=/dev/vda rw {cmdline}".strip(),
+            boot_timeout=boot_timeout,
+            **keywords,
         )
 
 
