@@ -78,6 +78,8 @@ def test_a_tap_lives_as_long_as_the_vm(tap_name: str, how: Callable[[Vm], None])
         vm.call("net0", "announce")
         vm.pause()
         vm.resume()
+        vm.reload_device("net0")
+        assert net.exists()
         how(vm)
         assert not net.exists()
 

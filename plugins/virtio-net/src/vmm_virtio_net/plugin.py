@@ -106,7 +106,7 @@ class NetOptions(VirtioOptions, RateLimitOptions):
             if self.ip is not None:
                 tap.parse_ip(self.ip)
         except ValueError as error:
-            raise UserError(f"{option} ip=", str(error)) from None
+            raise UserError(f"{option} ip=", str(error), "write ip=192.168.249.1,mask=24") from None
         if self.mask is None:
             return
         if self.ip is None:
