@@ -62,6 +62,49 @@ def test_streams_status_directory_and_environment(debian_kernel: Kernel, qemu: s
     assert not (tmp_path / "lost").exists()
 
 
+def test_drives_and_devices_for_networks(debian_kernel: Kernel, qemu: str, tmp_path: Path) -> None:
+    disk = tmp_path / "a,b.img"  # a comma means something to QEMU
+    disk.write_bytes(b"the first\n".ljust(1 << 20, b"\0"))
+    job = """
+from vmm_testkit.lab import drive
+from vmm_testkit.net import Link
+import os, sys
+nodes = [drive(name) for name in ("data", "data-2", "other")]
+print(nodes[2], nodes[0] != nodes[1])
+with open(nodes[0], "r+b") as file:
+    print(file.readline())
+    file.seek(0)
+    file.write(b"changed\\n")
+print(open(nodes[0], "rb").readline(), open(nodes[1], "rb").readline())
+print([os.path.exists(path) for path in ("/dev/net/tun", "/dev/vhost-net", "/dev/loop-control")])
+with Link("br0", "bridge", address="192.0.2.1/24"), Link("t0", queues=4, bridge="br0", mtu=9000):
+    print(os.path.exists("/sys/class/net/br0/brif/t0"), open("/sys/class/net/t0/mtu").read().strip())
+print(os.path.exists("/sys/class/net/t0"))
+"""
+    out = io.BytesIO()
+    lab = Lab(kernel=debian_kernel, drives={"data": disk, "data-2": disk})
+    assert lab.run([sys.executable, "-c", job], timeout=120, stdout=out) == 0
+    assert out.getvalue().decode().splitlines() == [
+        "None True",
+        repr(b"the first\n"),
+        f"{b'changed' + bytes([10])!r} {b'the first' + bytes([10])!r}",
+        "[True, True, True]",
+        "True 9000",
+        "False",
+    ]
+    assert disk.read_bytes().startswith(b"the first\n")
+
+
+@pytest.mark.parametrize("drive", ["data", "=disk.img", "a b=disk.img", "data=no-such-file", f"{'x' * 21}=disk.img"])
+def test_bad_drives_are_one_line(debian_kernel: Kernel, qemu: str, tmp_path: Path, drive: str) -> None:
+    (tmp_path / "disk.img").write_bytes(bytes(512))
+    done = subprocess.run(
+        [*CLI, "--drive", drive, "--", "true"], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(r"vmm lab: (--)?drive .*\n", done.stderr)
+
+
 def test_command_line_and_missing_command(debian_kernel: Kernel, qemu: str) -> None:
     done = subprocess.run(
         [*CLI, "--", "no-such-command"], capture_output=True, text=True, timeout=120, check=False
