@@ -19,6 +19,15 @@ def pattern(size: int) -> bytes:
 
 
 @pytest.fixture
+def direct(tmp_path: Path) -> None:
+    """Skips where the tests' folder is on a file system without direct I/O."""
+    try:
+        os.close(os.open(tmp_path / "direct", os.O_RDWR | os.O_CREAT | os.O_DIRECT))
+    except OSError:
+        pytest.skip(f"{tmp_path} has no direct I/O; use --basetemp on ext4 or xfs")
+
+
+@pytest.fixture
 def image(tmp_path: Path) -> Path:
     """A raw image of 4 MiB."""
     path = tmp_path / "disk.img"

@@ -42,6 +42,8 @@ WAYS = ["", "disable_io_uring=on", "direct=on", "packed=on", "direct=on,disable_
 
 @pytest.fixture(params=WAYS, ids=[way or "default" for way in WAYS])
 def disk(request: pytest.FixtureRequest, image: Path) -> Iterator[Disk]:
+    if "direct" in request.param:
+        request.getfixturevalue("direct")
     with Disk.at(image, request.param) as disk:
         yield disk
 

@@ -88,6 +88,7 @@ def test_refused_file_stays_closed(image: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.usefixtures("direct")
 def test_saved_plan_locks_again(image: Path) -> None:
     plan = {"files": [{"path": str(image), "mode": "rw", "lock": True, "direct": True}]}
     fds = planfile.reopen(plan, print)

@@ -60,6 +60,7 @@ def test_all_keys(context: PlanContext, image: Path) -> None:
         os.write(context.fd(0), b"x")
 
 
+@pytest.mark.usefixtures("direct")
 def test_direct_is_o_direct(context: PlanContext, image: Path) -> None:
     import fcntl
 
@@ -117,7 +118,11 @@ def test_bad_option_is_one_line_that_names_it(context: PlanContext, image: Path,
     (b"# Disk DescriptorFile\n", "vmdk"), (b"conectix", "vhd"), (b"QED\0", "qed"),
 ])
 @pytest.mark.parametrize("more", ["", ",image_type=raw", ",readonly=on", ",direct=on"])
-def test_other_formats_are_refused(context: PlanContext, image: Path, head: bytes, name: str, more: str) -> None:
+def test_other_formats_are_refused(
+    request: pytest.FixtureRequest, context: PlanContext, image: Path, head: bytes, name: str, more: str
+) -> None:
+    if "direct" in more:
+        request.getfixturevalue("direct")
     with image.open("r+b") as file:
         file.write(head)
     with pytest.raises(UserError, match=f"--disk path=: .*is a {name} image.*qemu-img convert"):
