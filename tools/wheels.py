@@ -7,6 +7,7 @@ install, and so that no package of the same name from an index can take its plac
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -22,8 +23,13 @@ def build(folder: Path, *options: str) -> None:
 
 
 def pins() -> str:
-    """One line a wheel: NAME @ its file."""
-    return "".join(f"{w.name.split('-')[0].replace('_', '-')} @ {w.as_uri()}\n" for w in sorted(OUT.glob("*.whl")))
+    """One line a wheel: NAME @ its file. The hash is for tox, which makes an environment anew when its lines change."""
+
+    def line(wheel: Path) -> str:
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        return f"{wheel.name.split('-')[0].replace('_', '-')} @ {wheel.as_uri()}#sha256={digest}\n"
+
+    return "".join(line(wheel) for wheel in sorted(OUT.glob("*.whl")))
 
 
 def main() -> None:

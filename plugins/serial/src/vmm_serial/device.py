@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from vmmcore.device import Device
 from vmmcore.errors import VmmError
-from vmmcore.machine.sockets import remove, remove_at_end
 
 from ._native import ffi, lib
 
@@ -37,7 +36,10 @@ class Serial(Device):
             import os
 
             raise VmmError(f"{self.id}: cannot create the serial port: {os.strerror(-error[0])}")
-        remove_at_end(self.options.get("sockets") or [])
+        if self.options.get("sockets"):
+            from vmmcore.machine.sockets import remove_at_end
+
+            remove_at_end(self.options["sockets"])
 
     def activate(self) -> None:
         lib.serial_resume(self._serial)
@@ -54,8 +56,10 @@ class Serial(Device):
     def remove(self) -> None:
         serial, self._serial = self._serial, ffi.NULL
         lib.serial_free(serial)
-        if self.id not in self.machine.devices:  # taken out of a running VM; else a reboot may follow
-            remove(self.options.get("sockets") or [])
+        if self.options.get("sockets") and self.id not in self.machine.devices:  # not for a reboot, which goes on with it
+            from vmmcore.machine.sockets import remove
+
+            remove(self.options["sockets"])
 
     def save(self) -> dict[str, Any]:
         """Registers and the bytes in both FIFOs. Pause first: input that comes later is not in it."""
