@@ -77,9 +77,25 @@ def test_arguments_without_the_labs() -> None:
         "--lab-retries",
         "2",
         "--lab-tests=4",
+        "--lab-drive",
+        "data=disk.img",
+        "--soak",
         "tests",
     ]
-    assert without_lab_options(args) == ["-k", "x", "tests"]
+    assert without_lab_options(args) == ["-k", "x", "--soak", "tests"]
+
+
+@pytest.mark.parametrize(("args", "number"), [([], 3), (["--soak"], 200)])
+def test_soak_chooses_the_long_number(pytester: pytest.Pytester, args: list[str], number: int) -> None:
+    pytester.makepyfile(f"def test_it(soak): assert soak(3, 200) == {number}")
+    pytester.runpytest_subprocess(*args).assert_outcomes(passed=1)
+
+
+def test_a_bad_lab_drive_is_a_usage_error(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vmm_testkit.lab.in_lab", lambda: False)
+    monkeypatch.setattr("vmm_testkit.kvm.kvm_state", lambda: KvmState("missing", "for this test"))
+    with pytest.raises(pytest.UsageError, match="--lab-drive disk: write it as NAME=FILE"):
+        pytest_cmdline_main(pytester.parseconfig("--lab", "--lab-drive=disk"))
 
 
 @pytest.mark.parametrize(("stalls", "retries", "status"), [(0, 0, 3), (1, 1, 3), (2, 2, 3), (1, 0, None), (3, 2, None)])

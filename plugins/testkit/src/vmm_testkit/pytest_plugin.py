@@ -119,6 +119,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 def _drives(options: list[str]) -> dict[str, Path]:
     """The lab's disks: those asked for, and some of the root file system of ``debian_system`` if it is built."""
+    from vmm_testkit.cache import cache_dir
     from vmm_testkit.kernels import KernelError, debian_kernel
     from vmm_testkit.system import lab_drives
 
@@ -128,6 +129,8 @@ def _drives(options: list[str]) -> dict[str, Path]:
         if not (name and equals and file):
             raise pytest.UsageError(f"--lab-drive {option}: write it as NAME=FILE")
         drives[name] = Path(file)
+    if not any(cache_dir("roots").glob("*.img")):
+        return drives  # without a kernel fetched for nothing
     try:
         return drives | lab_drives(debian_kernel("cloud-amd64"))
     except KernelError:
