@@ -25,6 +25,7 @@ enum {
   ROUNDS = 64,     /* of run(), before other users of the loop have their turn */
   TRY_EVERY = 16,  /* events: see `struct company` */
   MOST_TRUST = 16,
+  BUSY = 8, /* so many reads and writes are under way that one will end soon: new requests can wait for that */
 };
 
 /*
@@ -41,7 +42,7 @@ struct queue {
   struct blk *blk;
   vmm_queue *vq; /* NULL: not started */
   vmm_loop *loop;
-  uint32_t cap, in_flight;
+  uint32_t cap, in_flight, transfers; /* transfers: of those in flight the reads and writes */
   struct limits limits;
   struct request *free;
   void *arena;
@@ -118,12 +119,14 @@ static void finish(struct queue *q, struct request *r) {
 
 static void carry_out(struct queue *q, struct request *r) {
   q->in_flight++;
+  q->transfers += r->type <= T_OUT;
   if (q->uring) uring_add(&q->ring, r);
   else pool_add(q->blk->pool, r);
 }
 
 static void completed(struct queue *q, struct request *r, int64_t res) {
   q->in_flight--;
+  q->transfers -= r->type <= T_OUT;
   if (request_step(r, res)) carry_out(q, r);
   else finish(q, r);
 }
@@ -202,6 +205,7 @@ static void submit(struct queue *q) {
   /* The kernel has no memory, and no completion will come after which to try again. */
   while ((r = uring_take_back(&q->ring))) {
     q->in_flight--;
+    q->transfers -= r->type <= T_OUT;
     r->result = S_IOERR;
     finish(q, r);
   }
@@ -216,7 +220,8 @@ static void drained(struct queue *q) {
 /* Whether to go on. If not, the next kick or completion will call again. */
 static bool more(struct queue *q) {
   if (q->dirty || (q->uring && uring_ready(&q->ring))) return true;
-  if (!q->stopping && !q->throttled && q->free && q->blk->api->queue_wait(q->vq)) return true;
+  bool wants_kick = !q->stopping && !q->throttled && q->free && q->transfers < BUSY;
+  if (wants_kick && q->blk->api->queue_wait(q->vq)) return true;
   if (!q->uring) return false;
   uring_quiet(&q->ring, false);
   return uring_ready(&q->ring);
