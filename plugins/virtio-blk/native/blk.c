@@ -332,7 +332,7 @@ int blk_start(struct blk *blk, uint32_t index, void *queue) {
   sem_init(&q->drained, 0, 0);
   pthread_mutex_init(&q->lock, NULL);
   q->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  int err = q->wake_fd < 0 ? -errno : make_requests(q);
+  int err = q->wake_fd < 0 ? -errno : q->loop ? make_requests(q) : -EAGAIN;
   if (!err) err = api->loop_add(q->loop, q->wake_fd, EPOLLIN, on_wake, q);
   q->live = !err;
   if (!err) err = make_backend(q);
