@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,3 +47,16 @@ def small_tmpfs(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"cannot mount a tmpfs ({os.strerror(ctypes.get_errno())}); run as root")
     yield folder
     libc.umount2(str(folder).encode(), 2)
+
+
+@pytest.fixture
+def loop_device(image: Path) -> Iterator[Path]:
+    """A block device over `image`, with logical blocks of 4096 bytes."""
+    if shutil.which("losetup") is None:
+        pytest.skip("needs losetup; apt install mount")
+    made = subprocess.run(["losetup", "-b", "4096", "-f", "--show", str(image)], check=False, capture_output=True,
+                          text=True)
+    if made.returncode:
+        pytest.skip(f"no loop device: {made.stderr.strip()}; run as root")
+    yield Path(made.stdout.strip())
+    subprocess.run(["losetup", "-d", made.stdout.strip()], check=True)

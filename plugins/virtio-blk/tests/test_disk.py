@@ -293,3 +293,23 @@ def test_durability_is_asked_for_where_it_was_promised(image: Path, tmp_path: Pa
     calls = [line.split(maxsplit=1)[1].split("(")[0] + (" DSYNC" if "RWF_DSYNC" in line else "")
              for line in trace.read_text().splitlines() if "(" in line and "resumed" not in line]
     assert calls == ["pwritev2", "fdatasync", "pwritev2 DSYNC", "pwritev2", "fdatasync", "pwritev2 DSYNC"]
+
+
+@pytest.mark.parametrize("way", ["", "direct=on", "direct=on,disable_io_uring=on"])
+def test_block_device(loop_device: Path, image: Path, way: str) -> None:
+    with Disk.at(loop_device, way) as disk:
+        assert (disk.config_read(0, 8), disk.config_read(20, 4)) == (8192, 4096)
+        data = os.urandom(1 << 20)  # more than a loop device takes at once
+        disk.write(8, data)
+        assert disk.read(8, len(data)) == data
+        assert disk.ask(IN, 1, room=[SECTOR])[0] == IOERR, "not a whole logical block"
+        assert disk.ranges(DISCARD, (8, 8, 0)) == OK
+        assert disk.ranges(WRITE_ZEROES, (16, 8, 0), (24, 8, 1)) == OK
+        assert disk.read(16, 8192) == bytes(8192)
+        assert disk.ask(FLUSH)[0] == OK
+        with pytest.raises(VmmError, match="block device"):
+            disk.device.resize(8 << 20)  # type: ignore[attr-defined]
+        assert disk.device.resize() == 4 << 20  # type: ignore[attr-defined]
+        with pytest.raises(VmmError, match="in use"):
+            Disk.at(loop_device, "readonly=on")
+    assert image.read_bytes()[32 << 9:(8 << 9) + (1 << 20)] == data[24 << 9:]
