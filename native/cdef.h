@@ -125,7 +125,7 @@ uint32_t vmm_queue_base(vmm_queue *q);
 void vmm_queue_set_base(vmm_queue *q, uint32_t base);
 
 vmm_virtio *vmm_virtio_new(vmm_vm *vm, vmm_pci_dev *pci, uint64_t token, unsigned n, const uint16_t *sizes,
-                           uint64_t offered, unsigned first_loop, unsigned loops);
+                           uint64_t offered, unsigned first_loop, unsigned loops, unsigned group);
 void vmm_virtio_free(vmm_virtio *v);
 void vmm_virtio_io(void *opaque, uint64_t at, void *data, uint32_t size, int is_write);
 void vmm_virtio_place(vmm_virtio *v, unsigned vectors, uint32_t window);

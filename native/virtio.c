@@ -299,9 +299,9 @@ static void cfg_window(void *opaque, uint32_t at, uint32_t size, int is_write) {
 
 /* --- life, on the main thread --- */
 
-/* `loops` queues start at loop `first_loop`. */
+/* Queues n, n + 1 … of a group of `group` share a loop; the first group's is `first_loop`, of `loops`. */
 vmm_virtio *vmm_virtio_new(vmm_vm *vm, vmm_pci_dev *pci, uint64_t token, unsigned n, const uint16_t *sizes,
-                           uint64_t offered, unsigned first_loop, unsigned loops) {
+                           uint64_t offered, unsigned first_loop, unsigned loops, unsigned group) {
   if (n > VMM_VIRTIO_QUEUES) return NULL;
   vmm_virtio *v = calloc(1, sizeof *v + n * sizeof v->queue[0]);
   if (!v) return NULL;
@@ -317,7 +317,7 @@ vmm_virtio *vmm_virtio_new(vmm_vm *vm, vmm_pci_dev *pci, uint64_t token, unsigne
     vmm_queue *q = &v->queue[i];
     *q = (vmm_queue){.vm = vm, .virtio = v, .index = i, .max = sizes[i], .want = sizes[i], .vector = NO_VECTOR,
                      .kick_fd = -1, .loop_fd = -1, .call_fd = -1, .why = "not active", .interrupt = queue_interrupt,
-                     .broken = queue_broken, .loop_index = (first_loop + i) % (loops ? loops : 1)};
+                     .broken = queue_broken, .loop_index = (first_loop + i / (group ? group : 1)) % (loops ? loops : 1)};
     q->eventfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (q->eventfd < 0) {
       v->n = i;

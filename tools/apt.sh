@@ -8,7 +8,7 @@ purpose=${1:-build}
 build="gcc libc6-dev python3-venv python3-dev"
 run="$build busybox-static e2fsprogs kmod mmdebstrap passt uidmap"
 lab="$run qemu-system-x86"
-test="$lab acpica-tools clang libclang-rt-dev cpio dmidecode ethtool iperf3 iproute2 iputils-ping lz4 pciutils zstd"
+test="$lab acpica-tools clang libclang-rt-dev cpio dmidecode ethtool iperf3 iproute2 iputils-ping libslirp-helper lz4 pciutils zstd"
 case $purpose in
   build) want=$build ;;
   run) want=$run ;;

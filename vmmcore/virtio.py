@@ -277,6 +277,8 @@ class VirtioDevice(PciDevice):
     virtio_id = 0
     #: largest size of each queue, powers of two up to 32768
     queue_sizes: Sequence[int] = (256,)
+    #: so many neighbouring queues share a loop (a network's pairs: 2); the groups are spread over the loops
+    queue_group = 1
     #: feature bits of the device type that are offered
     device_features = 0
     #: the transport's own; a device takes away what its data plane cannot do

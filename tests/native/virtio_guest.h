@@ -106,7 +106,7 @@ static inline struct vdev *v_new(void) {
   d->vm = pci_vm();
   EQ(vmm_mem_add(d->vm, 0, V_RAM, 0, 0), 0);
   d->pci = pci_dev(d->vm, 0x1040 + 63);
-  d->v = vmm_virtio_new(d->vm, d->pci, V_TOKEN, QUEUES, v_sizes, OFFERED, 0, 2);
+  d->v = vmm_virtio_new(d->vm, d->pci, V_TOKEN, QUEUES, v_sizes, OFFERED, 0, 2, 1);
   CHECK(d->v);
   uint8_t config[8] = {1, 2, 3, 4, 5, 6, 7, 8}, mask[8] = {0, 0, 0, 0, 0xff, 0x0f, 0, 0};
   EQ(vmm_virtio_config_init(d->v, config, 8, mask, 8), 0);

@@ -185,7 +185,16 @@ class Machine:
         if spec["id"] in self.devices:
             raise VmmError(f"there is a device '{spec['id']}' already")
         device = self.make_device(device_class(spec), spec, fds)
-        device._setup()
+        files = [(fd, identity(fd)) for fd in device.files.values()]
+        try:
+            device._setup()
+        except BaseException:
+            import posix
+
+            for fd, before in files:
+                if identity(fd) == before:  # not closed, or given to somebody who closed it, before it failed
+                    posix.close(fd)
+            raise
         self.put_device(device)
         return device
 
@@ -327,6 +336,17 @@ class Machine:
             index += 1
         found["irq"] = {"route_updates": lib.vmm_irq_commits(self.vm)}
         return found
+
+
+def identity(fd: int) -> tuple[int, int] | None:
+    """What an fd is open on; None if it is closed."""
+    import posix
+
+    try:
+        found = posix.fstat(fd)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def import_module(name: str) -> ModuleType:

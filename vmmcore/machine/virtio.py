@@ -46,8 +46,9 @@ def create(device: VirtioDevice) -> Any:
     for size in sizes:
         if not 0 < size <= 32768 or size & (size - 1):
             raise VmmError(f"{device.id}: a queue of {size} entries: it must be a power of two up to 32768")
-    first, loops = machine.take_loops(len(sizes))
-    virtio = lib.vmm_virtio_new(machine.vm, device.pci, device.token, len(sizes), sizes, offered(device), first, loops)
+    first, loops = machine.take_loops(-(-len(sizes) // device.queue_group))
+    virtio = lib.vmm_virtio_new(machine.vm, device.pci, device.token, len(sizes), sizes, offered(device), first, loops,
+                                device.queue_group)
     if virtio == ffi.NULL:
         raise VmmError(f"{device.id}: cannot make {len(sizes)} queues: out of memory, or too many open files")
     device._virtio = virtio

@@ -28,6 +28,7 @@ class VirtioNet(VirtioDevice):
     virtio_id = 1
     class_code = 0x020000  # network controller, Ethernet
     feature_requires = c.REQUIRES
+    queue_group = 2  # an answer that comes back while a frame is sent wakes no second thread
     operations = ("set_link", "announce")
 
     def configure(self) -> None:
