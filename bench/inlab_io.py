@@ -158,7 +158,9 @@ def main() -> None:
         for attempt in range(3):
             try:
                 if name not in running:
+                    say(vm=name, starts=True)  # a sign of life: silence means that the lab has stopped
                     running[name] = Vm(jobs[name], job["patience"])
+                    say(vm=name, starts=False)
                 result = running[name].command(step["command"])
                 say(**step, **result)
                 break

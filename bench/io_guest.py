@@ -44,7 +44,7 @@ BLK = r"""#!/bin/sh
 mode=$1 jobs=$2 small=$3 large=$4
 limit() {
     case $mode in
-    count) echo "number_ios=$1" ;;
+    count) printf 'number_ios=%s\nio_size=100g\n' $1 ;;
     time) printf 'time_based=1\nruntime=%sms\n' "$1" ;;
     esac
 }
