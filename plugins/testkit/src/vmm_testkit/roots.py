@@ -21,7 +21,6 @@ SUITE = "bookworm"
 BASE_PACKAGES = ("systemd-sysv", "udev", "dbus", "kmod", "iproute2", "iputils-ping", "login", "procps", "pciutils")
 #: what tests of disks and networks use
 TEST_PACKAGES = ("fio", "iperf3", "e2fsprogs", "ethtool")
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
 _TIMEOUT = 900.0
 
 
@@ -38,7 +37,8 @@ class DebianRoot:
         files: guest path -> content (a host path or bytes), added last.
         size_mib: size of the file system; the image file is sparse.
         hostname: the guest's name.
-        suite, mirror: where packages come from; the mirror's default is ``$VMM_DEBIAN_MIRROR`` or Debian's own.
+        suite, mirror: where packages come from; the mirror's default is ``$VMM_DEBIAN_MIRROR``, else what this
+            machine's apt uses for the suite, else mmdebstrap's own.
 
     The guest boots with an initramfs of mode "root" (:class:`vmm_testkit.initramfs.Initramfs`);
     :mod:`vmm_testkit.root_files` says what it then does. Raises RootError.
@@ -62,7 +62,7 @@ class DebianRoot:
         self._packages = sorted(set(packages))
         self._size_mib = size_mib
         self._suite = suite
-        self._mirror = mirror or os.environ.get("VMM_DEBIAN_MIRROR") or DEFAULT_MIRROR
+        self._mirror = mirror or os.environ.get("VMM_DEBIAN_MIRROR") or _apt_mirror(suite)
         self._files: dict[str, bytes] = {path: text.encode() for path, text in root_files(hostname).items()}
         for path, content in (files or {}).items():
             try:
@@ -128,14 +128,14 @@ class DebianRoot:
         ]  # fmt: skip
         command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]
         command += [f"--aptopt={option}" for option in _proxies()]
-        command += [self._suite, str(tar), self._mirror]
+        command += [self._suite, str(tar), *([self._mirror] if self._mirror else [])]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
         except subprocess.TimeoutExpired:
             raise RootError(f"mmdebstrap has not ended after {_TIMEOUT:.0f} s; mirror {self._mirror}") from None
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if line.startswith("E:")] or [done.stderr.strip()]
-            raise RootError(f"mmdebstrap: {said[0]}; is {self._mirror} within reach (VMM_DEBIAN_MIRROR)?")
+            raise RootError(f"mmdebstrap: {said[0]}; is {self._mirror or 'the mirror'} within reach (VMM_DEBIAN_MIRROR)?")
 
     def _finish(self, tree: Path) -> None:
         """Add and remove what is ours. Symbolic links in the tree are never followed out of it."""
@@ -178,6 +178,20 @@ def _find(program: str, package: str) -> str:
     if found is None:
         raise RootError(f"{program} is missing: run `apt-get install {package}` as root")
     return found
+
+
+def _apt_mirror(suite: str) -> str:
+    """Where this machine's apt gets the suite from; "" if it does not know."""
+    command = ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    for line in done.stdout.splitlines():
+        release, _, uri = line.partition(" ")
+        if release == suite:
+            return uri.rstrip("/")
+    return ""
 
 
 def _proxies() -> list[str]:
