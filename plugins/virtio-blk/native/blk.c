@@ -3,6 +3,7 @@
  * virtio-blk's data plane. Each queue lives on one loop: kicks, completions (the ring's fd, or the eventfd that the
  * thread pool writes) and the rate limit's timer all end in run(), so that nothing of a queue needs a lock.
  */
+#define _GNU_SOURCE
 #include "blk.h"
 
 #include <errno.h>
@@ -30,8 +31,9 @@ enum {
 
 /*
  * Whether it pays to let others run before looking at what an event brought. Where the guest's CPU, or what finishes
- * I/O, shares a CPU with this thread, the first request of many would be served alone, with a wake-up and an
+ * I/O, shares this thread's one CPU, the first request of many would be served alone, with a wake-up and an
  * interrupt of its own, and so would the next. Tried now and then; kept up as long as more than one is found.
+ * Not where there are more CPUs: with more vCPUs than those, yielding means to wait for whole time slices of theirs.
  */
 struct company {
   unsigned events, trust;
@@ -65,6 +67,7 @@ struct blk {
   struct disk disk;
   char id[ID_BYTES];
   bool no_uring, limited;
+  bool one_cpu; /* that the VMM may run on */
   _Atomic bool writeback;
   struct pool *pool;
   pthread_mutex_t lock; /* of `limiter`, which the queues share */
@@ -75,7 +78,8 @@ struct blk {
 
 /* --- others first --- */
 
-static void wait_for_company(struct company *c) {
+static void wait_for_company(const struct blk *blk, struct company *c) {
+  if (!blk->one_cpu) return;
   c->waited = c->trust || ++c->events % TRY_EVERY == 0;
   if (c->waited) sched_yield();
 }
@@ -256,14 +260,14 @@ static void on_kick(void *opaque, vmm_queue *vq) {
     q->blk->api->queue_fail(vq, "io_uring cannot be enabled");
     return;
   }
-  wait_for_company(&q->kicks);
+  wait_for_company(q->blk, &q->kicks);
   run(q);
 }
 
 static void on_ring(void *opaque, int fd, uint32_t events) {
   (void)fd, (void)events;
   struct queue *q = opaque;
-  wait_for_company(&q->completions);
+  wait_for_company(q->blk, &q->completions);
   run(q);
 }
 
@@ -386,6 +390,8 @@ struct blk *blk_new(const void *api, void *vm, const struct blk_setup *setup, in
   blk->no_uring = setup->no_uring;
   blk->writeback = true;
   memcpy(blk->id, setup->id, sizeof blk->id);
+  cpu_set_t cpus;
+  blk->one_cpu = !sched_getaffinity(0, sizeof cpus, &cpus) && CPU_COUNT(&cpus) == 1;
   blk->n = setup->queues;
   for (uint32_t i = 0; i < blk->n; i++) {
     blk->queues[i].blk = blk;
