@@ -129,14 +129,16 @@ static int pop_split(struct walk *w) {
   uint32_t at = get16(q->driver + 4 + 2u * (q->next_avail & (q->size - 1)));
   const uint8_t *table = q->desc;
   uint32_t n = q->size, steps = 0;
+  bool inside = false; /* an indirect table: no telling by its address, it may be the ring's own */
   if (at >= n) return broken(q, "a head outside of the table");
   w->chain->id = (uint16_t)at;
   for (;;) {
     struct desc d = desc_at(table, at);
     if (d.a & F_INDIRECT) {
       /* §2.7.5.3.1: not inside another, not with NEXT */
-      if (table != q->desc || d.a & F_NEXT) return broken(q, "an indirect table in the wrong place");
+      if (inside || d.a & F_NEXT) return broken(q, "an indirect table in the wrong place");
       if (!(table = indirect(q, &d, &n))) return -EPROTO;
+      inside = true;
       at = steps = 0;
       continue;
     }

@@ -207,6 +207,14 @@ TEST(bad_indirect_in_indirect) {
   must_break(r);
 }
 
+/* The ring's own table can be told apart from an indirect one by nothing but how it was reached. */
+TEST(bad_indirect_table_that_is_the_rings_own) {
+  struct ring *r = ring_new(8, Q_TABLES);
+  desc(r, 0, DESC_AT, 8 * 16, Q_INDIRECT, 0);
+  avail(r, 0);
+  must_break(r);
+}
+
 TEST(bad_indirect_with_next) {
   struct ring *r = one(TABLE_AT, 16, Q_INDIRECT | Q_NEXT, 1);
   entry(r, 0, DATA_AT, 4, 0, 0);
