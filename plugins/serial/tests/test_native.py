@@ -3,40 +3,16 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from vmm_testkit.planes import SANITIZERS, run_plane
 
 HERE = Path(__file__).resolve().parent
 NATIVE = HERE.parent / "native"
 
 
-def include() -> Path:
-    """The directory of vmmcore.h."""
-    tree = HERE.parents[2] / "vmmcore" / "include"
-    if tree.is_dir():
-        return tree
-    import vmmcore
-
-    return Path(vmmcore.get_include())
-
-
-@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_serial_device(tmp_path: Path, sanitizer: str) -> None:
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler; apt install gcc")
-    program = tmp_path / "test_serial"
     sources = [HERE / "native" / "test_serial.c", NATIVE / "serial.c", NATIVE / "uart16550.c"]
-    build = subprocess.run([compiler, "-std=c11", "-Wall", "-Wextra", "-Werror", "-g", "-O1",
-                            f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-I{NATIVE}",
-                            f"-I{include()}", *map(str, sources), "-o", str(program), "-pthread"],
-                           check=False, capture_output=True, text=True)
-    assert build.returncode == 0, build.stderr
-    run = subprocess.run([str(program)], check=False, capture_output=True, text=True, timeout=120)
-    if "unexpected memory mapping" in run.stderr:
-        pytest.skip("this kernel's address space randomisation breaks the thread sanitizer; "
-                    "sysctl vm.mmap_rnd_bits=28")
-    assert (run.returncode, run.stdout) == (0, "ok\n"), run.stderr
+    run_plane(tmp_path, sources, sanitizer=sanitizer, include=[NATIVE])

@@ -21,6 +21,7 @@ mkdir "$work/seeds" "$work/corpus"
 ${PYTHON:-python3} "$here/seeds.py" "$work/seeds"
 "$clang" -std=gnu11 -g -O1 -pthread -Wall -Wextra -Werror -fsanitize=fuzzer,address,undefined \
     -fno-sanitize-recover=all -fno-omit-frame-pointer -I "$native" -I "$include" -I "$here/../tests/native" \
+    -I "$here/../../testkit/src/vmm_testkit/fakes" \
     -o "$work/fuzz_console" "$native/fuzz_console.c" "$native/console.c" "$native/control.c" "$native/stream.c"
 "$work/fuzz_console" -max_total_time="$seconds" -max_len=1024 -timeout=10 -print_final_stats=1 -verbosity=0 \
     -close_fd_mask=0 "$work/corpus" "$work/seeds"
