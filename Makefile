@@ -33,7 +33,7 @@ lab: .venv/.ready ## a shell in the lab: an emulated host with a complete KVM
 	.venv/bin/vmm lab --tty -- bash -i
 
 bench: .venv/.ready ## measurements against QEMU, in one run
-	@tools/apt.sh lab
+	@tools/apt.sh bench
 	.venv/bin/python bench/run.py
 
 fuzz: .venv/.ready ## every fuzz target for a minute

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # Install the Debian packages that a purpose needs, if they are missing:
-#   apt.sh build|run|lab|test
+#   apt.sh build|run|lab|test|bench
 set -eu
 purpose=${1:-build}
 
@@ -9,12 +9,14 @@ build="gcc libc6-dev python3-venv python3-dev"
 run="$build busybox-static e2fsprogs kmod mmdebstrap passt uidmap"
 lab="$run qemu-system-x86"
 test="$lab acpica-tools clang libclang-rt-dev cpio dmidecode ethtool iperf3 iproute2 iputils-ping libslirp-helper lz4 pciutils zstd"
+bench="$lab ethtool fio iperf3 iputils-ping"
 case $purpose in
   build) want=$build ;;
   run) want=$run ;;
   lab) want=$lab ;;
   test) want=$test ;;
-  *) echo "usage: apt.sh build|run|lab|test" >&2; exit 2 ;;
+  bench) want=$bench ;;
+  *) echo "usage: apt.sh build|run|lab|test|bench" >&2; exit 2 ;;
 esac
 
 if ! command -v apt-get >/dev/null; then
