@@ -124,6 +124,12 @@ static void reset_all(vmm_virtio *v) {
   v->device_select = v->driver_select = v->queue_select = 0;
   v->config_vector = NO_VECTOR;
   v->resetting = v->live = v->failed = false;
+  for (uint32_t i = 0; i < v->config_len; i++) { /* what the driver wrote is forgotten */
+    uint8_t mask = v->config_mask[i], before = v->config[i];
+    v->config[i] = (uint8_t)((before & ~mask) | (v->config_first[i] & mask));
+    if (v->config[i] != before) v->config_written = true;
+  }
+  if (v->config_written) post(v);
   take_isr(v);
 }
 
@@ -530,6 +536,7 @@ void vmm_queue_set_base(vmm_queue *q, uint32_t base) {
 int vmm_virtio_config_init(vmm_virtio *v, const uint8_t *data, uint32_t len, const uint8_t *mask, uint32_t mask_len) {
   if (len > sizeof v->config || mask_len > len) return -EINVAL;
   memcpy(v->config, data, len);
+  memcpy(v->config_first, data, len);
   memcpy(v->config_mask, mask, mask_len);
   v->config_len = len;
   return 0;

@@ -46,7 +46,7 @@ struct vmm_virtio {
   void *check_opaque;
   vmm_loop *call_loop;
   uint32_t config_len;
-  uint8_t config[4096], config_mask[4096];
+  uint8_t config[4096], config_mask[4096], config_first[4096]; /* now; bits that the driver may write; at first */
   unsigned n;
   vmm_queue queue[];
 };

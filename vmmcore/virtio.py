@@ -328,7 +328,7 @@ class VirtioDevice(PciDevice):
     feature_requires: dict[int, int] = {}
 
     def config_written(self) -> None:
-        """The driver changed writable bytes of :attr:`config`. Main thread, soon after."""
+        """The driver changed writable bytes of :attr:`config`, or a reset put them back. Main thread, soon after."""
 
     # --- what a device class uses ---
 

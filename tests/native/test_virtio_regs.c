@@ -218,6 +218,12 @@ TEST(virtio_device_configuration) {
   EQ(v_serve(d), 0);
   EQ(d->config_writes, 1);
   EQ(reg(d, VMM_VIRTIO_CONFIG, 8), 0x08070fff04030201);
+  uint8_t own = 9; /* the device's own change stays, what the driver wrote does not outlive a reset */
+  EQ(vmm_virtio_config_set(d->v, 0, &own, 1, 0), 0);
+  setreg(d, R_STATUS, 1, 0);
+  EQ(reg(d, VMM_VIRTIO_CONFIG, 8), 0x0807060504030209);
+  v_serve(d);
+  EQ(d->config_writes, 2);
   v_end(d);
 }
 
