@@ -44,6 +44,9 @@ class Terminal:
     def type(self, text: str) -> None:
         self._socket.sendall(text.encode())
 
+    def close(self) -> None:
+        self._socket.close()
+
 
 @pytest.fixture
 def net(host_link: Callable[..., Link]) -> Link:
@@ -103,6 +106,9 @@ def test_boots_to_a_login_prompt_with_a_network_and_reboots(
         guest.reboot(180)
         assert guest.check("wc -l < /var/lib/boots") == f"{boot + 1}\n"
         assert "0% packet loss" in guest.check(f"ping -q -c 3 -i 0.2 {net.address}")
+        terminal.close()  # a reboot makes a new machine, which takes new connections
+        terminal = Terminal(console)
+        terminal.type("\n")
         terminal.expect("debian login: ")
     assert "EXT4-fs error" not in guest.check("dmesg")
     assert guest.poweroff(60) == 0, guest.stderr
