@@ -88,7 +88,7 @@ def test_the_disk_of_one_vm_is_refused_to_another(
     for options in (f"path={disk}", f"path={disk},readonly=on", f"path={shared}"):
         status, said = second(options)
         assert status == 2, said
-        assert re.fullmatch(rf"vmm: --disk path=: .*{disk.parent}.*\n", said), said
+        assert re.fullmatch(rf"vmm: error: --disk path=: .*{disk.parent}.*\n", said), said
     other = virtio_guest("--disk", f"path={shared},readonly=on")
     assert other.check("cat /sys/block/vda/ro") == "1\n"
     guest.kill()
