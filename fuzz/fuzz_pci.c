@@ -42,7 +42,8 @@ static void bar_io(void *opaque, uint64_t offset, void *data, uint32_t size, int
   hits++;
 }
 
-static void on_config(void *opaque, uint32_t offset, uint32_t size) {
+static void on_access(void *opaque, uint32_t offset, uint32_t size, int is_write) {
+  (void)is_write;
   MUST(((struct plug *)opaque)->attached && offset + size <= 4096);
 }
 
@@ -62,7 +63,7 @@ static void make(unsigned d) {
   MUST(vmm_pci_add_cap(p->dev, 9, body, mask, sizeof body) > 0);
   if (d != 3) MUST(!vmm_pci_add_msix(p->dev, 0, TABLE, PBA, VECTORS));
   MUST(!vmm_pci_bar_ioeventfd(p->dev, 0, 0x10, 2, event_fd, 1));
-  vmm_pci_on_config(p->dev, on_config, p);
+  vmm_pci_on_access(p->dev, on_access, p);
   p->attached = false;
   p->state_len = vmm_pci_save(p->dev, p->state, sizeof p->state);
   MUST(p->state_len >= 4096);

@@ -5,7 +5,6 @@ typedef struct vmm_vm vmm_vm;
 typedef struct vmm_loop vmm_loop;
 typedef struct vmm_pci_dev vmm_pci_dev;
 typedef void (*vmm_io_fn)(void *opaque, uint64_t offset, void *data, uint32_t size, int is_write);
-typedef void (*vmm_pci_cfg_fn)(void *opaque, uint32_t offset, uint32_t size);
 
 struct vmm_event {
   uint32_t kind;
@@ -81,7 +80,6 @@ uint64_t vmm_pci_bar_base(vmm_pci_dev *dev, unsigned index);
 int vmm_pci_add_msix(vmm_pci_dev *dev, unsigned bar, uint64_t table, uint64_t pba, unsigned vectors);
 int vmm_pci_msix_signal(vmm_pci_dev *dev, unsigned vector);
 int vmm_pci_msix_fd(vmm_pci_dev *dev, unsigned vector);
-void vmm_pci_on_config(vmm_pci_dev *dev, vmm_pci_cfg_fn fn, void *opaque);
 int vmm_pci_attach(vmm_pci_dev *dev, unsigned segment, unsigned slot);
 void vmm_pci_detach(vmm_pci_dev *dev);
 void vmm_pci_free(vmm_pci_dev *dev);

@@ -251,8 +251,9 @@ void vmm_chardev_close(vmm_chardev *dev);
 
 /* pci.c, msix.c */
 typedef struct vmm_pci_dev vmm_pci_dev;
-/* The guest changed config bytes [offset, offset+size) (already applied). vCPU thread. */
-typedef void (*vmm_pci_cfg_fn)(void *opaque, uint32_t offset, uint32_t size);
+/* The guest is about to read config bytes [offset, offset+size), or has written them (already applied). vCPU thread,
+ * no lock held. */
+typedef void (*vmm_pci_access_fn)(void *opaque, uint32_t offset, uint32_t size, int is_write);
 enum { VMM_BAR_IO = 1, VMM_BAR_64 = 4, VMM_BAR_PREFETCH = 8 };
 
 int vmm_pci_segment_add(vmm_vm *vm, unsigned id, uint64_t ecam, uint64_t mmio32, uint64_t mmio32_size,
@@ -268,7 +269,8 @@ uint64_t vmm_pci_bar_base(vmm_pci_dev *dev, unsigned index); /* where it decodes
 int vmm_pci_add_msix(vmm_pci_dev *dev, unsigned bar, uint64_t table, uint64_t pba, unsigned vectors);
 int vmm_pci_msix_signal(vmm_pci_dev *dev, unsigned vector);
 int vmm_pci_msix_fd(vmm_pci_dev *dev, unsigned vector);
-void vmm_pci_on_config(vmm_pci_dev *dev, vmm_pci_cfg_fn fn, void *opaque);
+void vmm_pci_on_access(vmm_pci_dev *dev, vmm_pci_access_fn fn, void *opaque);
+void vmm_pci_poke(vmm_pci_dev *dev, uint32_t offset, const uint8_t *data, uint32_t size);
 int vmm_pci_attach(vmm_pci_dev *dev, unsigned segment, unsigned slot);
 void vmm_pci_detach(vmm_pci_dev *dev);
 void vmm_pci_free(vmm_pci_dev *dev);
@@ -280,11 +282,6 @@ void vmm_pci_segments_free(vmm_vm *vm);
 void vmm_pci_set_intx(vmm_pci_dev *dev, uint32_t gsi);
 void vmm_pci_intx(vmm_pci_dev *dev, int level);
 int vmm_pci_msix_enabled(vmm_pci_dev *dev);
-/* Called with the segment's lock held, before a guest's read and after its write. Only peek and poke may be used. */
-typedef void (*vmm_pci_access_fn)(void *opaque, uint32_t offset, uint32_t size, int is_write);
-void vmm_pci_on_access(vmm_pci_dev *dev, vmm_pci_access_fn fn, void *opaque);
-uint32_t vmm_pci_peek(vmm_pci_dev *dev, uint32_t offset, uint32_t size);
-void vmm_pci_poke(vmm_pci_dev *dev, uint32_t offset, const uint8_t *data, uint32_t size);
 /* Back a BAR with host memory instead of a handler. Before attach. */
 int vmm_pci_bar_memory(vmm_pci_dev *dev, unsigned index, void *hva);
 

@@ -119,12 +119,13 @@ static bool overlaps(uint32_t at, uint32_t size, uint32_t lo, uint32_t len) {
 static void cfg_read(struct vmm_pci_segment *seg, unsigned slot, uint32_t at, uint8_t *data, uint32_t size) {
   pthread_mutex_lock(&seg->lock);
   vmm_pci_dev *dev = seg->dev[slot];
-  if (dev && dev->on_access) {
+  bool there = dev && at + size <= sizeof dev->cfg;
+  if (there && dev->on_access) {
     pthread_mutex_unlock(&seg->lock);
     dev->on_access(dev->on_access_opaque, at, size, 0);
     pthread_mutex_lock(&seg->lock);
   }
-  if (dev && at + size <= sizeof dev->cfg) {
+  if (there) {
     memcpy(data, &dev->cfg[at], size);
     if (overlaps(at, size, STATUS, 1) && __atomic_load_n(&dev->intx, __ATOMIC_RELAXED))
       data[STATUS - at] |= STATUS_INTX;
@@ -160,7 +161,7 @@ void vmm_pci_intx(vmm_pci_dev *dev, int level) {
 static void cfg_write(struct vmm_pci_segment *seg, unsigned slot, uint32_t at, const uint8_t *data, uint32_t size) {
   pthread_mutex_lock(&seg->lock);
   vmm_pci_dev *dev = seg->dev[slot];
-  vmm_pci_cfg_fn fn = NULL;
+  vmm_pci_access_fn fn = NULL;
   void *opaque = NULL;
   if (dev && at + size <= sizeof dev->cfg) {
     for (uint32_t i = 0; i < size; i++) {
@@ -175,12 +176,11 @@ static void cfg_write(struct vmm_pci_segment *seg, unsigned slot, uint32_t at, c
       pthread_mutex_unlock(&dev->intx_lock);
     }
     if (dev->msix && overlaps(at, size, dev->msix->cap + 2, 2)) vmm_msix_control(dev);
-    fn = dev->on_config;
-    opaque = dev->on_config_opaque;
+    fn = dev->on_access;
+    opaque = dev->on_access_opaque;
   }
   pthread_mutex_unlock(&seg->lock);
-  if (fn) fn(opaque, at, size);
-  if (dev && dev->on_access) dev->on_access(dev->on_access_opaque, at, size, 1);
+  if (fn) fn(opaque, at, size, 1);
 }
 
 static void ecam_io(void *opaque, uint64_t offset, void *data, uint32_t size, int is_write) {
@@ -386,23 +386,13 @@ void vmm_pci_on_access(vmm_pci_dev *dev, vmm_pci_access_fn fn, void *opaque) {
   dev->on_access = fn;
 }
 
-/* Config bytes as a register of the device's own: the guest's masks do not count, and do not change. */
-uint32_t vmm_pci_peek(vmm_pci_dev *dev, uint32_t offset, uint32_t size) {
-  return vmm_pci_get(dev, offset, size);
-}
-
+/* Write config bytes as the device: the guest's masks do not count, and do not change. */
 void vmm_pci_poke(vmm_pci_dev *dev, uint32_t offset, const uint8_t *data, uint32_t size) {
   struct vmm_pci_segment *seg = dev->seg;
   if (offset + size > sizeof dev->cfg) return;
   if (seg) pthread_mutex_lock(&seg->lock);
   memcpy(&dev->cfg[offset], data, size);
   if (seg) pthread_mutex_unlock(&seg->lock);
-}
-
-/* fn is called on the vCPU's thread after each guest write to config space. */
-void vmm_pci_on_config(vmm_pci_dev *dev, vmm_pci_cfg_fn fn, void *opaque) {
-  dev->on_config_opaque = opaque;
-  dev->on_config = fn;
 }
 
 int vmm_pci_attach(vmm_pci_dev *dev, unsigned segment, unsigned slot) {

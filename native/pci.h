@@ -59,8 +59,6 @@ struct vmm_pci_dev {
   uint32_t last_cap, next_free; /* of the capability list */
   struct vmm_bar bar[6];
   struct vmm_msix *msix;
-  vmm_pci_cfg_fn on_config;
-  void *on_config_opaque;
   vmm_pci_access_fn on_access;
   void *on_access_opaque;
   pthread_mutex_t intx_lock;

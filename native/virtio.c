@@ -18,7 +18,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { S_ACKNOWLEDGE = 1, S_DRIVER = 2, S_DRIVER_OK = 4, S_FEATURES_OK = 8, S_NEEDS_RESET = 64, S_FAILED = 128, S_ALL = 207 };
+enum { S_DRIVER_OK = 4, S_FEATURES_OK = 8, S_NEEDS_RESET = 64, S_FAILED = 128, S_ALL = 207 };
 enum { NO_VECTOR = 0xffff, ISR_QUEUE = 1, ISR_CONFIG = 2, CFG_LEN = 60 };
 enum { /* virtio_pci_common_cfg, §4.1.4.3 */
   DEVICE_FEATURE_SELECT = 0, DEVICE_FEATURE = 4, DRIVER_FEATURE_SELECT = 8, DRIVER_FEATURE = 12,
@@ -294,11 +294,11 @@ void vmm_virtio_io(void *opaque, uint64_t at, void *data, uint32_t size, int is_
 static void cfg_window(void *opaque, uint32_t at, uint32_t size, int is_write) {
   vmm_virtio *v = opaque;
   if (at >= v->window + 20 || at + size <= v->window + 16) return;
-  uint32_t bar = vmm_pci_peek(v->pci, v->window + 4, 1), offset = vmm_pci_peek(v->pci, v->window + 8, 4);
-  uint32_t len = vmm_pci_peek(v->pci, v->window + 12, 4);
+  uint32_t bar = vmm_pci_get(v->pci, v->window + 4, 1), offset = vmm_pci_get(v->pci, v->window + 8, 4);
+  uint32_t len = vmm_pci_get(v->pci, v->window + 12, 4);
   if (bar || (len != 1 && len != 2 && len != 4) || offset % len || offset >= VMM_VIRTIO_MSIX) return;
   uint8_t data[4];
-  vmm_store(data, 4, vmm_pci_peek(v->pci, v->window + 16, 4));
+  vmm_store(data, 4, vmm_pci_get(v->pci, v->window + 16, 4));
   vmm_virtio_io(v, offset, data, len, is_write);
   if (!is_write) vmm_pci_poke(v->pci, v->window + 16, data, len);
 }

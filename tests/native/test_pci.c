@@ -111,11 +111,15 @@ TEST(pci_capabilities_form_a_list) {
 
 struct told {
   uint32_t offset, size;
-  unsigned n;
+  unsigned n, reads;
 };
 
-static void on_config(void *opaque, uint32_t offset, uint32_t size) {
+static void on_access(void *opaque, uint32_t offset, uint32_t size, int is_write) {
   struct told *t = opaque;
+  if (!is_write) {
+    t->reads++;
+    return;
+  }
   t->offset = offset, t->size = size, t->n++;
 }
 
@@ -123,13 +127,15 @@ TEST(pci_device_hears_of_config_writes) {
   vmm_vm *vm = pci_vm();
   vmm_pci_dev *dev = pci_dev(vm, 1);
   struct told t = {0};
-  vmm_pci_on_config(dev, on_config, &t);
+  vmm_pci_on_access(dev, on_access, &t);
   EQ(vmm_pci_attach(dev, 0, 1), 0);
   setcfg(vm, 1, 0x3c, 1, 7);
   EQ(t.n, 1);
   EQ(t.offset, 0x3c);
   EQ(t.size, 1);
+  EQ(t.reads, 0);
   cfg(vm, 1, 0x3c, 1);
+  EQ(t.reads, 1);
   setcfg(vm, 2, 0x3c, 1, 7);
   EQ(t.n, 1);
   vmm_pci_free(dev);
