@@ -9,6 +9,7 @@ import socket
 import stat
 
 from .. import plan as planfile
+from .. import sockets
 from ..errors import UserError
 
 TYPE_CHECKING = False
@@ -63,10 +64,5 @@ def _is_stale(path: str, option: str) -> bool:
 
 def remove(node: list[Any], pid: int) -> None:
     """Unlink what :func:`listen` made, unless it is another's by now, or this is a child of process `pid`."""
-    path, device, inode = node
-    try:
-        found = os.lstat(path)
-        if (found.st_dev, found.st_ino, os.getpid()) == (device, inode, pid):
-            os.unlink(path)
-    except OSError:
-        pass
+    if os.getpid() == pid:
+        sockets.remove([node])

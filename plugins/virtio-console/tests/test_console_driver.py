@@ -119,6 +119,14 @@ def test_socket_both_ways_over_resets_and_reconnections(tmp_path: Path) -> None:
             client.close()
 
 
+def test_socket_leaves_with_the_device(tmp_path: Path) -> None:
+    with console(f"socket={tmp_path}/s") as driver:
+        driver.start()
+        assert (tmp_path / "s").is_socket()
+        driver.machine.remove_device("console0")
+        assert not list(tmp_path.iterdir())
+
+
 def test_guest_is_held_back_by_a_slow_client_and_loses_nothing(tmp_path: Path) -> None:
     data = bytes(range(256)) * 16
     with console(f"socket={tmp_path}/s") as driver:

@@ -20,7 +20,7 @@ class Serial(Device):
     """A 16550A at ``resources["port"]`` with interrupt ``resources["gsi"]``.
 
     ``files``: ``in`` and ``out``, each may be missing, or ``listen``. Option ``sockets``: see
-    :mod:`vmmcore.machine.sockets`. Option ``host``: ``tty`` gets raw mode and an
+    :mod:`vmmcore.sockets`. Option ``host``: ``tty`` gets raw mode and an
     escape key if it is a terminal; ``pty`` drops what nobody reads.
     """
 
@@ -37,7 +37,7 @@ class Serial(Device):
 
             raise VmmError(f"{self.id}: cannot create the serial port: {os.strerror(-error[0])}")
         if self.options.get("sockets"):
-            from vmmcore.machine.sockets import remove_at_end
+            from vmmcore.sockets import remove_at_end
 
             remove_at_end(self.options["sockets"])
 
@@ -57,7 +57,7 @@ class Serial(Device):
         serial, self._serial = self._serial, ffi.NULL
         lib.serial_free(serial)
         if self.options.get("sockets") and self.id not in self.machine.devices:  # not for a reboot, which goes on with it
-            from vmmcore.machine.sockets import remove
+            from vmmcore.sockets import remove
 
             remove(self.options["sockets"])
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from vmmcore.errors import VmmError
-from vmmcore.machine.sockets import remove, remove_at_end
 from vmmcore.virtio import VirtioDevice
 
 from ._native import ffi, lib
@@ -66,7 +65,10 @@ class Console(VirtioDevice):
         self.device_features = (F_SIZE if has_size else 0) | (F_MULTIPORT if len(ports) > 1 else 0)
         self.config_space = self._size_bytes() + len(ports).to_bytes(4, "little") + bytes(4)
         self.machine.loop.add(lib.console_notice_fd(self._console), 1, self._on_resize)
-        remove_at_end(self.options.get("sockets") or [])
+        if self.options.get("sockets"):
+            from vmmcore.sockets import remove_at_end
+
+            remove_at_end(self.options["sockets"])
 
     def _size_bytes(self) -> bytes:
         return b"".join(self._size[n].to_bytes(2, "little") for n in range(2))
@@ -97,8 +99,10 @@ class Console(VirtioDevice):
         self.machine.loop.remove(lib.console_notice_fd(self._console))
         console, self._console = self._console, ffi.NULL
         lib.console_free(console)
-        if self.id not in self.machine.devices:  # taken out of a running VM; else a reboot may follow
-            remove(self.options.get("sockets") or [])
+        if self.options.get("sockets") and self.id not in self.machine.devices:  # else a reboot may follow
+            from vmmcore.sockets import remove
+
+            remove(self.options["sockets"])
 
     def save(self) -> dict[str, Any]:
         """What the driver has said of each port, and input that is on its way to it."""
