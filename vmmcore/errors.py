@@ -23,6 +23,14 @@ class VmmError(Exception):
     exit_code = ExitCode.FAILURE
 
 
+def origin(error: BaseException) -> tuple[str, int] | None:
+    """File and line of the innermost frame that the exception came through; None if it was never raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return (trace.tb_frame.f_code.co_filename, trace.tb_lineno) if trace is not None else None
+
+
 class UserError(VmmError):
     """A bad value from a person. `option` names where it came from (``--memory``, ``--disk path=``)."""
 

@@ -472,9 +472,9 @@ class VirtioDevice(PciDevice):
             self.fail(f"{type(error).__name__}: {error}")
 
     def _report(self, error: Exception) -> None:
-        from .machine.bus import _report
+        from .machine.bus import report
 
-        _report(self.id, error)
+        report(self.id, error)
 
     def _say_failed(self) -> None:
         import sys

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ..errors import PluginError, UserError, VmmError
+from ..errors import PluginError, UserError, VmmError, origin
 from ..hooks import API_VERSION, PROJECT
 from .discovery import Discovery, EntryPoint
 from .options import nearest
@@ -314,12 +314,8 @@ def cause(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, VmmError) and text:
         return text
-    where = ""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is not None and not trace.tb_frame.f_code.co_filename.startswith("<frozen"):
-        where = f" ({os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno})"
+    found = origin(error)
+    where = f" ({os.path.basename(found[0])}:{found[1]})" if found and not found[0].startswith("<frozen") else ""
     return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from vmmcore.errors import origin
+
 from .native import check, ffi, lib
 
 TYPE_CHECKING = False
@@ -15,15 +17,13 @@ if TYPE_CHECKING:
     Write = Callable[[int, int, int], None]  # (offset, size, value)
 
 
-def _report(where: str, error: BaseException) -> None:
+def report(where: str, error: BaseException) -> None:
     """A bug in a device must not take the guest's thread with it: say so and go on."""
     import sys
 
     kind = type(error).__name__
-    tb = error.__traceback__
-    while tb is not None and tb.tb_next is not None:
-        tb = tb.tb_next
-    place = f" ({tb.tb_frame.f_code.co_filename}:{tb.tb_lineno})" if tb is not None else ""
+    found = origin(error)
+    place = f" ({found[0]}:{found[1]})" if found else ""
     sys.stderr.write(f"vmm: error: {where}: {kind}: {error}{place}\n")
 
 
@@ -40,7 +40,7 @@ class Handler:
     def failed(self, error: BaseException) -> None:
         self.reported += 1
         if self.reported <= 5:  # a guest can repeat the access for ever
-            _report(self.name, error)
+            report(self.name, error)
 
 
 @ffi.def_extern()  # type: ignore[untyped-decorator]

@@ -9,7 +9,7 @@ from posix import stat
 from posixpath import dirname
 
 from vmmcore.device import PciDevice
-from vmmcore.errors import VmmError
+from vmmcore.errors import VmmError, origin
 
 from .assembly import device_class, user_file_module
 from .native import lib
@@ -141,11 +141,11 @@ def _put_back(spec: dict[str, Any], modules: dict[str, ModuleType]) -> None:
 
 
 def _is_of(spec: dict[str, Any], name: str, module: ModuleType) -> bool:
-    origin = getattr(module, "__file__", None) or ""
-    if not origin.endswith(".py"):
+    source = getattr(module, "__file__", None) or ""
+    if not source.endswith(".py"):
         return False
     if "file" in spec:
-        return name == user_file_module(spec["file"]) or dirname(origin) == dirname(spec["file"])
+        return name == user_file_module(spec["file"]) or dirname(source) == dirname(spec["file"])
     package = str(spec["module"]).partition(".")[0]
     return package != "vmmcore" and name.partition(".")[0] == package
 
@@ -173,8 +173,6 @@ def _cause(error: Exception) -> str:
         return str(error)
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace is not None else ""
+    found = origin(error)
+    place = f" ({found[0]}:{found[1]})" if found else ""
     return f"{type(error).__name__}: {error}{place}"

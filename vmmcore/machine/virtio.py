@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from vmmcore.errors import VmmError
+from vmmcore.virtio import F_ACCESS_PLATFORM, F_IN_ORDER, F_RING_PACKED, F_VERSION_1
 
+from .bus import report
 from .native import ffi, lib
 
 TYPE_CHECKING = False
@@ -20,8 +22,6 @@ VENDOR_CAPABILITY = 0x09
 # cfg_type, virtio 1.2 §4.1.4
 CAP_COMMON, CAP_NOTIFY, CAP_ISR, CAP_DEVICE, CAP_PCI, CAP_SHARED_MEMORY = 1, 2, 3, 4, 5, 8
 SHARED_BAR = 4
-
-F_VERSION_1, F_ACCESS_PLATFORM, F_RING_PACKED, F_IN_ORDER = 1 << 32, 1 << 33, 1 << 34, 1 << 35
 
 
 def _capability(kind: int, bar: int, offset: int, length: int, more: bytes = b"", number: int = 0) -> bytes:
@@ -114,7 +114,5 @@ def vmm_py_features(opaque: object, features: int) -> int:
     try:
         return int(device.check_features(features))
     except Exception as error:
-        from .bus import _report
-
-        _report(device.id, error)
+        report(device.id, error)
         return 0
