@@ -145,9 +145,7 @@ class Control:
     def reload_device(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> None:
         from .reload import reload_device
 
-        device_id = str(message.get("device"))
-        reload_device(machine, device_id)
-        self.event("device-reloaded", {"device": device_id})
+        reload_device(machine, str(message.get("device")))
 
     def device(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         """Call one of a device's `operations`."""

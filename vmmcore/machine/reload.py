@@ -48,9 +48,10 @@ def reload_device(machine: Machine, device_id: str) -> None:
     finally:
         if running:
             lib.vmm_vcpus_resume(machine.vm)
+    machine.tell("device-reloaded", device=device_id)
 
 
-def reload_changed(machine: Machine, since: float, say: Callable[[str], None], tell: Callable[..., None]) -> None:
+def reload_changed(machine: Machine, since: float, say: Callable[[str], None]) -> None:
     """Reload every PCI device of whose source a file is newer than `since` (time.time()); say what came of it."""
     since -= 0.01  # the clock of file systems moves in steps of so much
     changed = False
@@ -64,7 +65,6 @@ def reload_changed(machine: Machine, since: float, say: Callable[[str], None], t
                 say(f"error: {error}")
             else:
                 say(f"{spec['id']}: reloaded")
-                tell("device-reloaded", device=spec["id"])
     if not changed:
         say("nothing to reload: the source of no PCI device has changed")
 

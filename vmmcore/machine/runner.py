@@ -101,7 +101,7 @@ class Runner:
             from .reload import reload_changed
 
             before, self.loaded = self.loaded, time.time()
-            reload_changed(self.machine, before, say, self.tell)
+            reload_changed(self.machine, before, say)
         elif number > 0:
             self.end(128 + number)
 
