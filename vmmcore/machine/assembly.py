@@ -130,7 +130,6 @@ class Machine:
         self.state = "created"
         #: tells the front of an event: tell(name, key=value, …)
         self.tell: Callable[..., None] = lambda event, **data: None
-        self._tokens: dict[int, Device] = {}
         self._last_token = 0
         self._loops_taken = 0
         self._lines: list[IrqLine] = []
@@ -213,23 +212,18 @@ class Machine:
 
     def put_device(self, device: Device) -> None:
         """From now on it is the VM's device of its id; it has been set up."""
-        before = self.devices.get(device.id)
-        if before is not None:
-            del self._tokens[before.token]
         self.devices[device.id] = device
-        self._tokens[device.token] = device
 
     def remove_device(self, device_id: str) -> None:
         """Take a device away at once. Raises VmmError for an unknown id."""
         device = self.devices.pop(device_id, None)
         if device is None:
             raise VmmError(f"no device '{device_id}'")
-        del self._tokens[device.token]
         device._enter("removed")
 
     def device_event(self, token: int) -> None:
         """VMM_EVENT_DEVICE: the C half of a device has something for its Python half. Token 0: any of them may."""
-        for device in list(self._tokens.values()):
+        for device in list(self.devices.values()):
             if token in (0, device.token):
                 device.event(device.token)
 
@@ -274,7 +268,6 @@ class Machine:
             if device.state != "removed":
                 device._enter("removed")
         self.devices.clear()
-        self._tokens.clear()
         for line in self._lines:
             line.close()
         self.platform.close()
