@@ -1,24 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Fuzzes the kernel image parsers for SECONDS (60) under ASan and UBSan; fails when they do.
-# Needs clang with libFuzzer (Debian: clang-14 libfuzzer-14-dev libclang-rt-14-dev), or CLANG=….
-# An input that fails is left in the current directory (crash-…).
+# Fuzzes the kernel image parsers for SECONDS (60); see fuzz/plugin.sh at the top of the tree.
 set -eu
 
-seconds=${1:-60}
-here=$(cd "$(dirname "$0")" && pwd)
-clang=${CLANG:-$(command -v clang-14 || command -v clang || true)}
-if [ -z "$clang" ]; then
-    echo "fuzz: no clang; apt-get install clang-14 libfuzzer-14-dev libclang-rt-14-dev" >&2
-    exit 1
-fi
-
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-mkdir "$work/seeds" "$work/corpus"
-${PYTHON:-python3} "$here/seeds.py" "$work/seeds"
-"$clang" -std=gnu11 -g -O1 -Wall -Wextra -Werror -fsanitize=fuzzer,address,undefined \
-    -fno-sanitize-recover=all -fno-omit-frame-pointer -I "$here/../native" -o "$work/fuzz_image" \
-    "$here/../native/fuzz_image.c" "$here/../native/image.c" "$here/../native/bzimage.c" "$here/../native/elf.c"
-"$work/fuzz_image" -max_total_time="$seconds" -max_len=4096 -timeout=10 -print_final_stats=1 -verbosity=0 \
-    -close_fd_mask=0 "$work/corpus" "$work/seeds"
+plugin=$(cd "$(dirname "$0")/.." && pwd)
+exec sh "$plugin/../../fuzz/plugin.sh" "${1:-60}" 4096 "$plugin" \
+    "$plugin/native/fuzz_image.c" "$plugin/native/image.c" "$plugin/native/bzimage.c" "$plugin/native/elf.c"

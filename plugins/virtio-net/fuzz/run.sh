@@ -1,26 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Fuzzes the data plane for SECONDS (60) under ASan and UBSan; fails when they do.
-# Needs clang with libFuzzer (Debian: clang-14 libfuzzer-14-dev libclang-rt-14-dev), or CLANG=….
-# An input that fails is left in the current directory (crash-…).
+# Fuzzes the data plane for SECONDS (60); see fuzz/plugin.sh at the top of the tree.
 set -eu
 
-seconds=${1:-60}
-here=$(cd "$(dirname "$0")" && pwd)
-root=$(cd "$here/../../.." && pwd)
-clang=${CLANG:-$(command -v clang-14 || command -v clang || true)}
-if [ -z "$clang" ]; then
-    echo "fuzz: no clang; apt-get install clang-14 libfuzzer-14-dev libclang-rt-14-dev" >&2
-    exit 1
-fi
-
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-mkdir "$work/seeds" "$work/corpus"
-${PYTHON:-python3} "$here/seeds.py" "$work/seeds"
-"$clang" -std=gnu11 -g -O1 -Wall -Wextra -Werror -fsanitize=fuzzer,address,undefined \
-    -fno-sanitize-recover=all -fno-omit-frame-pointer -I "$here/../native" -I "$here/../tests/native" \
-    -I "$root/vmmcore/include" -o "$work/fuzz_net" "$here/../native/fuzz_net.c" "$here/../tests/native/fake_core.c" \
-    "$here/../native/net.c" "$here/../native/rx.c" "$here/../native/tx.c"
-"$work/fuzz_net" -max_total_time="$seconds" -max_len=1024 -timeout=10 -print_final_stats=1 -verbosity=0 \
-    -close_fd_mask=0 "$work/corpus" "$work/seeds"
+plugin=$(cd "$(dirname "$0")/.." && pwd)
+exec sh "$plugin/../../fuzz/plugin.sh" "${1:-60}" 1024 "$plugin" \
+    -I "$plugin/tests/native" "$plugin/tests/native/fake_core.c" \
+    "$plugin/native/fuzz_net.c" "$plugin/native/net.c" "$plugin/native/rx.c" "$plugin/native/tx.c"
