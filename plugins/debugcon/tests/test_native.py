@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from vmm_testkit.planes import SANITIZERS, run_plane
+from vmm_testkit.planes import SANITIZERS, build_plane, run_plane
 
 HERE = Path(__file__).resolve().parent
 NATIVE = HERE.parent / "native"
@@ -15,4 +15,4 @@ NATIVE = HERE.parent / "native"
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_debugcon_device(tmp_path: Path, sanitizer: str) -> None:
     sources = [HERE / "native" / "test_debugcon.c", NATIVE / "debugcon.c"]
-    run_plane(tmp_path, sources, sanitizer=sanitizer, include=[NATIVE])
+    run_plane(build_plane(tmp_path, sources, sanitizer=sanitizer, include=[NATIVE]))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from vmm_testkit.planes import SANITIZERS, run_plane
+from vmm_testkit.planes import SANITIZERS, build_plane, run_plane
 
 HERE = Path(__file__).resolve().parent
 NATIVE = HERE.parent / "native"
@@ -16,4 +16,4 @@ NATIVE = HERE.parent / "native"
 def test_data_plane(tmp_path: Path, sanitizer: str) -> None:
     sources = [HERE / "native" / "test_console.c", HERE / "native" / "test_socket.c"]
     sources += [NATIVE / name for name in ("console.c", "control.c", "stream.c")]
-    run_plane(tmp_path, sources, sanitizer=sanitizer, include=[NATIVE], libraries=["-lutil"])
+    run_plane(build_plane(tmp_path, sources, sanitizer=sanitizer, include=[NATIVE], libraries=["-lutil"]))

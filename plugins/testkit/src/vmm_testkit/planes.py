@@ -5,7 +5,8 @@
 
     @pytest.mark.parametrize("sanitizer", SANITIZERS)
     def test_data_plane(tmp_path, sanitizer):
-        run_plane(tmp_path, [HERE / "native/test_foo.c", NATIVE / "foo.c"], sanitizer=sanitizer, include=[NATIVE])
+        sources = [HERE / "native/test_foo.c", NATIVE / "foo.c"]
+        run_plane(build_plane(tmp_path, sources, sanitizer=sanitizer, include=[NATIVE]))
 
 The program prints ``ok`` and ends with 0. It may include ``vmmcore.h`` and ``fake_core.h``: virtqueues,
 loops and guest memory behind a ``struct vmm_api``.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,32 +25,47 @@ import vmmcore
 FAKES = Path(__file__).parent / "fakes"
 SANITIZERS = ("address,undefined", "thread")
 FLAGS = ("-std=c11", "-Wall", "-Wextra", "-Werror", "-g", "-O1", "-fno-sanitize-recover=all", "-pthread")
+#: what a program says on stderr where the host cannot run it → why, and the mend
+SKIPS = {
+    "unexpected memory mapping":
+        "this kernel's address space randomisation breaks the thread sanitizer; sysctl vm.mmap_rnd_bits=28",
+}
 
 
-def run_plane(
+def build_plane(
     folder: Path,
     sources: Sequence[Path],
     *,
     sanitizer: str,
     include: Sequence[Path] = (),
+    flags: Sequence[str] = (),
     libraries: Sequence[str] = (),
-    timeout: float = 120.0,
-) -> None:
-    """Build `sources` into `folder` and run the program. Fails with what the compiler or the sanitizer said.
+) -> Path:
+    """Build `sources` into `folder`; the program. `flags` come after :data:`FLAGS` and so override them.
 
-    Skips, with the mend, where there is no compiler or where the kernel's address layout stops the thread sanitizer.
+    Fails with what the compiler said. Skips, with the mend, where there is none.
     """
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler; apt install gcc")
     program = folder / "plane"
     folders = [f"-I{path}" for path in (*include, FAKES, Path(vmmcore.get_include()))]
-    command = [compiler, *FLAGS, f"-fsanitize={sanitizer}", *folders, *map(str, sources), "-o", str(program)]
+    command = [compiler, *FLAGS, *flags, f"-fsanitize={sanitizer}", *folders, *map(str, sources), "-o", str(program)]
     build = subprocess.run([*command, *libraries], check=False, capture_output=True, text=True)
     assert build.returncode == 0, build.stderr
-    run = subprocess.run([str(program)], check=False, capture_output=True, text=True, timeout=timeout)
-    if "unexpected memory mapping" in run.stderr:
-        pytest.skip(
-            "this kernel's address space randomisation breaks the thread sanitizer; sysctl vm.mmap_rnd_bits=28"
-        )
+    return program
+
+
+def run_plane(
+    program: Path, *arguments: str | Path, skips: Mapping[str, str] | None = None, timeout: float = 120.0
+) -> None:
+    """Run what :func:`build_plane` built. Fails with what a check or the sanitizer said.
+
+    Skips where the program's stderr has one of the texts in :data:`SKIPS` or `skips`, for the reason given there.
+    """
+    run = subprocess.run([str(program), *map(str, arguments)], check=False, capture_output=True, text=True,
+                         timeout=timeout)
+    for text, reason in (SKIPS | dict(skips or {})).items():
+        if run.returncode and text in run.stderr:
+            pytest.skip(reason)
     assert (run.returncode, run.stdout) == (0, "ok\n"), run.stderr

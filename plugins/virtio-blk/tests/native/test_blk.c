@@ -319,7 +319,7 @@ static void direct(void) {
   image = open(path, O_RDWR | O_DIRECT);
   if (image < 0) {
     image = buffered;
-    puts("no direct I/O here");
+    fputs("no direct I/O here\n", stderr);
     return;
   }
   begin((struct blk_setup){.direct = true}, ALL, 64);
