@@ -66,7 +66,8 @@ def lab(
     """
     from vmm_testkit.initramfs import InitramfsError
     from vmm_testkit.kernels import KernelError
-    from vmm_testkit.lab import QEMU, Lab, LabError, LabStalled, LabTimeout
+    from vmm_testkit.lab import Lab, LabError, LabStalled, LabTimeout
+    from vmm_testkit.qemu import QemuError
 
     if direct_if_usable:
         from vmm_testkit.kvm import kvm_state
@@ -101,7 +102,7 @@ def lab(
     except LabError as error:
         _fail(
             str(error),
-            EXIT_USAGE if re.match(rf"{QEMU} is|drive |.* to share", str(error)) else EXIT_STALLED,
+            EXIT_USAGE if isinstance(error, QemuError) or re.match(r"drive |.* to share", str(error)) else EXIT_STALLED,
         )
     except (InitramfsError, KernelError) as error:
         _fail(str(error), EXIT_USAGE)

@@ -29,10 +29,10 @@ from vmm_testkit.initramfs import Initramfs
 from vmm_testkit.kernels import Kernel, debian_kernel
 from vmm_testkit.lab_session import LabError, LabStalled, LabTimeout, Session, Stream
 from vmm_testkit.process import kill_group, spawn
+from vmm_testkit.qemu import Qemu, lab_qemu
 
 __all__ = ["Lab", "LabError", "LabStalled", "LabTimeout", "drive", "in_lab"]
 
-QEMU = "qemu-system-x86_64"
 #: Variables handed to the job as they are (and all that begin with VMM_ or LC_).
 PASSED_ENV = (
     "PATH", "HOME", "USER", "TERM", "LANG", "VIRTUAL_ENV", "XDG_CACHE_HOME", "PYTHONPATH", "PYTHONHASHSEED",
@@ -111,14 +111,12 @@ class Lab:
 
         ``env`` is added to the variables that are passed anyway (``PASSED_ENV``). ``timeout`` (seconds) covers
         everything from here to the job's end. Output goes to ``stdout`` and ``stderr`` as it comes (default:
-        our own). Raises LabTimeout, LabStalled, LabError; KernelError or InitramfsError while preparing.
+        our own). Raises LabTimeout, LabStalled, LabError; QemuError (a LabError), KernelError or InitramfsError while
+        preparing.
         QEMU is gone when this returns or raises, and dies with us.
         """
         if not argv:
             raise LabError("no command to run in the lab")
-        qemu = shutil.which(QEMU)
-        if qemu is None:
-            raise LabError(f"{QEMU} is missing: run `apt-get install qemu-system-x86` as root")
         if self.out and not self.out.is_dir():
             raise LabError(f"{self.out}: no such directory to share")
         for name, path in self.drives.items():
@@ -126,6 +124,10 @@ class Lab:
                 raise LabError(f"drive {name!r}: a name has 1 to 20 letters, digits, dots, dashes, underscores")
             if not path.is_file():
                 raise LabError(f"drive {name}: {path}: no such file")
+        qemu = lab_qemu()
+        if qemu.note:
+            sys.stderr.write(f"vmm lab: {qemu.note}\n")
+            sys.stderr.flush()
         kernel = self._kernel or debian_kernel("amd64")
         nonce = secrets.token_hex(16)
         streams = [Stream(stdout or _raw(1), nonce), Stream(stderr or _raw(2), nonce), Stream(None, nonce)]
@@ -136,7 +138,7 @@ class Lab:
         process: subprocess.Popen[bytes] | None = None
         undo = _sigterm_raises()
         try:
-            process = spawn(command, stdin=subprocess.DEVNULL, fds=[initrd, *fds])
+            process = spawn(command, stdin=subprocess.DEVNULL, env=os.environ | qemu.env, fds=[initrd, *fds])
             for _, theirs in ends:
                 theirs.close()
             ours = [mine for mine, _ in ends]
@@ -199,12 +201,12 @@ class Lab:
             file.write(buffer.getvalue())
         return fd
 
-    def _command(self, qemu: str, kernel: Kernel, initrd: int, fds: Sequence[int]) -> list[str]:
+    def _command(self, qemu: Qemu, kernel: Kernel, initrd: int, fds: Sequence[int]) -> list[str]:
         words = _CMDLINE + (" intel_iommu=on" if self.intel_iommu else "")
         accel = ["-accel", "tcg,thread=multi"]
         if self.icount:
             accel = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off,align=off"]
-        command = [qemu, *accel, "-M", "q35,vmport=off", "-cpu", "max,svm=on", "-smp", str(self.cpus)]
+        command = [*qemu.command, *accel, "-M", "q35,vmport=off", "-cpu", "max,svm=on", "-smp", str(self.cpus)]
         command += [
             "-m",
             str(self.memory_mib),

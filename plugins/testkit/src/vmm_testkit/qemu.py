@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The QEMU that emulates the lab's host: this machine's if it is new enough, else one from Debian's packages.
+
+The SVM that QEMU's TCG emulates loses interrupts, guests, and now and then its own CPUs, before version 11. Where the
+machine has an older one, a newer is fetched with apt, together with all the libraries that it needs, and unpacked into
+the cache. That needs no root, and installs nothing. ``$VMM_LAB_QEMU`` names another program, and then nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vmm_testkit.cache import cache_dir, locked, make_dir
+from vmm_testkit.lab_session import LabError
+
+#: the first major version whose emulated SVM is good enough
+WANTED = 11
+#: where that is to be had: this suite's backports, on the mirror of this machine's own suite
+SUITE = "trixie"
+PROGRAMS = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}
+_KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_TIMEOUT = 600.0
+#: after a fetch that failed, the next is this many seconds away
+_AGAIN = 12 * 3600.0
+
+
+class QemuError(LabError):
+    """No QEMU: one line that says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """A QEMU: ``command`` starts it, with ``env`` added to the environment; ``folders`` are where its ROMs are."""
+
+    command: tuple[str, ...]
+    version: tuple[int, ...]
+    env: dict[str, str] = field(default_factory=dict)
+    folders: tuple[Path, ...] = (Path("/usr/share/qemu"), Path("/usr/share/seabios"))
+    #: why it is not a newer one; "" if it is good enough
+    note: str = ""
+
+
+def lab_qemu(arch: str = "x86_64") -> Qemu:
+    """The QEMU for a lab that emulates `arch` ("x86_64", "aarch64"). The first call may fetch it. Raises QemuError."""
+    name = f"qemu-system-{arch}"
+    if chosen := os.environ.get("VMM_LAB_QEMU"):
+        found = shutil.which(chosen)
+        if found is None:
+            raise QemuError(f"VMM_LAB_QEMU: {chosen}: no such program")
+        return Qemu((found,), _version((found,)))
+    own = None
+    if found := shutil.which(name):
+        own = Qemu((found,), _version((found,)))
+        if own.version[0] >= WANTED:
+            return own
+    store = cache_dir("qemu")
+    failed = store / f".{arch}.failed"
+    trees = _trees(store, arch)
+    if not trees:
+        with locked(store / f".{arch}.fetch"):
+            trees = _trees(store, arch)
+            if not trees and not _recent(failed):
+                try:
+                    _fetch(store, arch)
+                    failed.unlink(missing_ok=True)
+                except (QemuError, OSError, subprocess.SubprocessError) as error:
+                    failed.write_text(f"{error}\n")
+                trees = _trees(store, arch)
+    if trees:
+        return _unpacked(trees[-1], name)
+    why = failed.read_text().strip() if failed.exists() else "it was removed"
+    if own is None:
+        raise QemuError(f"{name} is missing: run `apt-get install {PROGRAMS[arch]}` as root (no newer one is to be had: {why})")
+    note = f"QEMU {own.version[0]}.{own.version[1]} loses guests, and a newer one is not to be had: {why}"
+    return Qemu(own.command, own.version, note=note)
+
+
+def _trees(store: Path, arch: str) -> list[Path]:
+    return sorted(path for path in store.glob(f"{PROGRAMS[arch]}_*") if (path / f"usr/bin/qemu-system-{arch}").exists())
+
+
+def _recent(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime < _AGAIN
+    except OSError:
+        return False
+
+
+def _unpacked(tree: Path, name: str) -> Qemu:
+    """The QEMU in a tree of unpacked packages; it runs with the tree's own libraries."""
+    loader = next(iter(sorted(tree.glob("usr/lib/*/ld-linux-*.so.*"))), None)
+    if loader is None:
+        raise QemuError(f"{tree}: no C library in it")
+    folders = tuple(path for path in (tree / "usr/share/qemu", tree / "usr/share/seabios") if path.is_dir())
+    start = (str(loader), "--library-path", str(loader.parent), str(tree / "usr/bin" / name))
+    env = {"QEMU_MODULE_DIR": str(loader.parent / "qemu")}
+    search = tuple(word for folder in folders for word in ("-L", str(folder)))
+    return Qemu((*start, *search), _version(start, env), env, folders)
+
+
+def _version(command: tuple[str, ...], env: dict[str, str] | None = None) -> tuple[int, ...]:
+    try:
+        done = subprocess.run(
+            [*command, "--version"], capture_output=True, text=True, check=False, timeout=60,
+            env=os.environ | (env or {}),
+        )  # fmt: skip
+    except OSError as error:
+        raise QemuError(f"{command[0]}: {error.strerror}") from None
+    found = re.search(r"version (\d+)\.(\d+)", done.stdout)
+    if found is None:
+        said = (done.stderr or done.stdout).strip() or f"status {done.returncode}"
+        raise QemuError(f"{command[-1]} --version: {said}")
+    return int(found[1]), int(found[2])
+
+
+def _fetch(store: Path, arch: str) -> None:
+    """Unpack the package and all that it depends on into ``store/PACKAGE_VERSION``. Raises QemuError."""
+    package = PROGRAMS[arch]
+    target = f"{SUITE}-backports"
+    root = store / f"apt-{arch}"
+    try:
+        options = _apt_options(root, _mirror())
+        _run("apt-get", *options, "-q", "update")
+        shown = _run("apt-cache", *options, "show", "--no-all-versions", package)
+        version = re.search(r"^Version: (\S+)$", shown, re.MULTILINE)
+        if version is None or int(re.sub(r"^\d+:", "", version[1]).split(".")[0]) < WANTED:
+            raise QemuError(f"{target} has no {package} of version {WANTED} or newer")
+
+        def fill(tree: Path) -> None:
+            _run("apt-get", *options, "-q", "-y", "--no-install-recommends", "--download-only", "install", package)
+            for deb in (root / "cache/archives").glob("*.deb"):
+                _run("dpkg-deb", "-x", str(deb), str(tree))
+            _unpacked(tree, f"qemu-system-{arch}")  # does it run here?
+
+        make_dir(store / f"{package}_{version[1].replace(':', '%3a')}", fill)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _mirror() -> str:
+    """Where this machine's apt gets Debian from."""
+    text = _run("apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)", "Created-By: Packages")
+    for line in text.splitlines():
+        release, component, uri = line.split(" ", 2)
+        if component == "main" and re.fullmatch(r"[a-z]+", release):
+            return uri
+    raise QemuError("apt knows no Debian: run `apt-get update` as root")
+
+
+def _apt_options(root: Path, mirror: str) -> list[str]:
+    """For an apt with sources, lists and packages of its own, in which nothing is installed yet."""
+    for name in ("lists/partial", "cache/archives/partial"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    signed = f" [signed-by={_KEYS}]" if _KEYS.exists() else ""
+    sources, preferences, status = root / "sources.list", root / "preferences", root / "status"
+    sources.write_text("".join(f"deb{signed} {mirror} {name} main\n" for name in (SUITE, f"{SUITE}-backports")))
+    preferences.write_text(f"Package: *\nPin: release n={SUITE}-backports\nPin-Priority: 990\n")
+    status.write_text("")
+    return [
+        "-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=/dev/null",
+        "-o", f"Dir::Etc::Preferences={preferences}", "-o", "Dir::Etc::PreferencesParts=/dev/null",
+        "-o", f"Dir::State::Lists={root / 'lists'}", "-o", f"Dir::State::status={status}",
+        "-o", f"Dir::Cache={root / 'cache'}", "-o", f"Dir::State::extended_states={root / 'states'}",
+        "-o", "Acquire::Languages=none", "-o", "APT::Sandbox::User=root",
+    ]  # fmt: skip
+
+
+def _run(*command: str) -> str:
+    if shutil.which(command[0]) is None:
+        raise QemuError(f"{command[0]} is missing")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.startswith("E:")] or done.stderr.strip().splitlines()
+        raise QemuError(f"{command[0]}: {said[0] if said else f'status {done.returncode}'}")
+    return done.stdout
