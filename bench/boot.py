@@ -108,7 +108,7 @@ class Bench:
             else:
                 machine = VARIANTS[name].split()[-1]
                 job["argv"] = [
-                    bundle.QEMU,
+                    *bundle.qemu().command,
                     "-accel",
                     "kvm",
                     "-M",

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from vmm_testkit.initramfs import shared_libraries
+from vmm_testkit.qemu import Qemu, lab_qemu
 
 REPO = Path(__file__).resolve().parent.parent
-QEMU = "/usr/bin/qemu-system-x86_64"
 #: what QEMU's machines read when they start a kernel
 QEMU_ROMS = (
     "bios-microvm.bin",
@@ -62,6 +64,24 @@ def front_modules(arguments: list[str]) -> list[str]:
     done = subprocess.run([sys.executable, "-c", _MODULES, *arguments], capture_output=True, text=True, check=True)
     found: list[str] = json.loads(done.stdout)
     return found
+
+
+@cache
+def qemu() -> Qemu:
+    """The one to compare with: the newest that is to be had, which is also the lab's own."""
+    return lab_qemu()
+
+
+def qemu_files() -> set[Path]:
+    """QEMU, its libraries and its ROMs."""
+    start = qemu().command[: qemu().command.index("-L")] if "-L" in qemu().command else qemu().command
+    found = {Path(word) for word in (start[0], start[-1])}
+    if len(start) > 1:  # by a loader of its own
+        done = subprocess.run([*start[:-1], "--list", start[-1]], capture_output=True, text=True, check=True)
+        found |= {Path(name) for name in re.findall(r"(/\S+) \(0x", done.stdout)}
+    else:
+        found |= {Path(name) for name in shared_libraries(Path(start[0]))}
+    return found | {folder / name for folder in qemu().folders for name in QEMU_ROMS}
 
 
 def _tree(top: Path, suffixes: tuple[str, ...]) -> Iterable[Path]:
@@ -116,12 +136,8 @@ def files(front: list[str], guest: Iterable[Path]) -> set[Path]:
     for top in (REPO / "vmmcore", *(REPO / "plugins").glob("*/src")):
         found.update(_tree(top, (".py", ".pyc", ".so", ".txt", ".typed")))
     found |= {harness, Path(base_python())}
+    found |= qemu_files()
     programs = [Path(base_python()), *[path for path in found if path.suffix == ".so"]]
-    if os.path.exists(QEMU):
-        programs.append(Path(QEMU))
-        found.add(Path(QEMU))
-        for folder in ("/usr/share/qemu", "/usr/share/seabios"):
-            found.update(Path(folder) / name for name in QEMU_ROMS)
     for program in programs:
         found.update(Path(name) for name in shared_libraries(program))
     found.update(guest)

@@ -110,7 +110,7 @@ class IoBench:
             job["argv"] += ["--cmdline", CMDLINE, *words]
             return job
         machine = VMMS[name].split()[-1]
-        job["argv"] = [bundle.QEMU, "-accel", "kvm", "-M", machine, "-cpu", "host", "-smp", str(cpus)]
+        job["argv"] = [*bundle.qemu().command, "-accel", "kvm", "-M", machine, "-cpu", "host", "-smp", str(cpus)]
         job["argv"] += ["-m", f"{RAM_MIB}M", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"]
         job["argv"] += ["-name", "vm,debug-threads=on", "-no-reboot"]
         job["argv"] += ["-kernel", files[0], "-initrd", files[1], "-append", CMDLINE, *words]
