@@ -289,10 +289,14 @@ class Machine:
         return line
 
     def take_loops(self, count: int) -> tuple[int, int]:
-        """Loops for `count` queues: (number of the first, how many there are). Spread over the host's CPUs."""
+        """Loops for `count` queues: (number of the first, how many there are).
+
+        As many as vCPUs leave CPUs of the host free, at least one: a loop more would only take turns with a vCPU, and
+        find less to do each time.
+        """
         import posix
 
-        loops = min(len(posix.sched_getaffinity(0)), 16)
+        loops = max(1, min(len(posix.sched_getaffinity(0)) - self.plan["cpus"]["boot"], 16))
         first = self._loops_taken % loops
         self._loops_taken += count
         return first, loops
