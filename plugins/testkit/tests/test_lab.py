@@ -163,7 +163,7 @@ def test_a_killed_lab_leaves_no_qemu(debian_kernel: Kernel, qemu: str, number: s
 
 
 def test_missing_qemu_is_one_line(debian_kernel: Kernel, tmp_path: Path) -> None:
-    env = {**os.environ, "PATH": str(tmp_path)}
+    env = {**os.environ, "PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run([*CLI, "--", "true"], capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 2
     assert re.fullmatch(

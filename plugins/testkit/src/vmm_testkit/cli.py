@@ -23,7 +23,7 @@ EXIT_STALLED = 125
     }
 )
 @click.option("--memory", type=click.IntRange(min=256), default=4096, show_default=True, help="RAM, MiB.")
-@click.option("--cpus", type=click.IntRange(1, 64), default=2, show_default=True, help="Emulated host CPUs.")
+@click.option("--cpus", type=click.IntRange(1, 64), default=1, show_default=True, help="Emulated host CPUs.")
 @click.option(
     "--icount", is_flag=True, help="Let the clock count instructions: repeatable times, one CPU, slower."
 )

@@ -59,7 +59,7 @@ class Lab:
 
     Args:
         memory_mib: RAM of the emulated host, MiB.
-        cpus: its CPUs (one with ``icount``).
+        cpus: its CPUs (one with ``icount``). Several at a time lose guests now and then (docs/lab.md).
         icount: let its clock count instructions, so that measurements repeat to about 0.5 %; slower, and about
             one run in three stops advancing: set ``stall_timeout`` and try again on LabStalled.
         kernel: its kernel; default Debian's ``amd64`` flavour (the cloud flavour has no 9p).
@@ -76,7 +76,7 @@ class Lab:
         self,
         *,
         memory_mib: int = 4096,
-        cpus: int = 2,
+        cpus: int = 1,
         icount: bool = False,
         kernel: Kernel | None = None,
         qemu_args: Sequence[str] = (),

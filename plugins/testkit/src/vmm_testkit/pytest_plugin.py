@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--lab-memory", type=int, default=4096, metavar="MIB", help="RAM of that host (default 4096)"
     )
-    group.addoption("--lab-cpus", type=int, default=2, metavar="N", help="CPUs of that host (default 2)")
+    group.addoption("--lab-cpus", type=int, default=1, metavar="N", help="CPUs of that host (default 1)")
     group.addoption(
         "--lab-timeout", type=float, default=1800.0, metavar="S", help="seconds for all of it (default 1800)"
     )
