@@ -101,6 +101,14 @@ def test_for_an_old_one_the_backport_is_fetched_once(machine: Machine) -> None:
     assert machine.log.read_text() == asked
 
 
+def test_a_clock_that_counts_has_the_machines_own(machine: Machine) -> None:
+    machine.qemu("7.2.22")
+    machine.apt("11.1.3")
+    found = lab_qemu(counted=True)
+    assert (found.version, found.note) == ((7, 2), "")
+    assert not machine.log.exists()
+
+
 def test_without_a_newer_one_the_old_one_does_and_says_why(machine: Machine) -> None:
     machine.qemu("7.2.22")
     machine.apt("10.2.0")

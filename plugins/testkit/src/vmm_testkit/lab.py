@@ -124,7 +124,7 @@ class Lab:
                 raise LabError(f"drive {name!r}: a name has 1 to 20 letters, digits, dots, dashes, underscores")
             if not path.is_file():
                 raise LabError(f"drive {name}: {path}: no such file")
-        qemu = lab_qemu()
+        qemu = lab_qemu(counted=self.icount)
         if qemu.note:
             sys.stderr.write(f"vmm lab: {qemu.note}\n")
             sys.stderr.flush()
