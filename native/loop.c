@@ -7,6 +7,7 @@
  */
 #include "native.h"
 
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,6 +43,12 @@ static void free_list(struct entry *e) {
 static void *loop_main(void *arg) {
   vmm_loop *loop = arg;
   struct epoll_event ev[32];
+  /*
+   * Where a vCPU has this CPU, its first kick must not put us in its place: it would be answered alone, with an
+   * interrupt of its own, and so would the next. A batch thread waits until the vCPU halts or its time is over
+   * (sched(7)), and then finds all that has been asked for. On a CPU that is free it runs at once.
+   */
+  (void)pthread_setschedparam(pthread_self(), SCHED_BATCH, &(struct sched_param){.sched_priority = 0});
   while (!atomic_load(&loop->stop)) {
     int n = epoll_wait(loop->epoll_fd, ev, 32, -1);
     pthread_mutex_lock(&loop->running);
