@@ -181,9 +181,6 @@ static void *vcpu_main(void *arg) {
   struct vmm_vcpu *v = arg;
   vmm_vm *vm = v->vm;
   current = v;
-  char name[16];
-  snprintf(name, sizeof name, "vcpu%u", v->index);
-  pthread_setname_np(pthread_self(), name);
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, KICK);
@@ -258,6 +255,10 @@ int vmm_vcpus_start(vmm_vm *vm, int paused) {
     if (err) {
       vm->failed = "pthread_create for a vCPU (are the CPUs of its affinity online?)";
       atomic_store(&v->tid, 0);
+    } else {
+      char name[16];
+      snprintf(name, sizeof name, "vcpu%u", v->index);
+      pthread_setname_np(v->thread, name); /* here: who finds the machine started finds its threads by name */
     }
   }
   pthread_sigmask(SIG_SETMASK, &old, NULL);

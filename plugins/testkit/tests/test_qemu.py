@@ -17,7 +17,7 @@ APT_GET = """#!/bin/sh
 echo "apt-get $*" >> {log}
 case "$*" in
   *indextargets*) echo "bookworm main http://mirror.example/debian/" ;;
-  *" update") grep -q 'http://mirror.example/debian/ trixie-backports main' {store}/apt-x86_64/sources.list ;;
+  *" update") grep -q 'http://mirror.example/debian trixie-backports main' {store}/apt-x86_64/sources.list ;;
   *" --download-only "*) cp {debs}/*.deb {store}/apt-x86_64/cache/archives/ ;;
 esac
 """
@@ -146,3 +146,11 @@ def test_one_that_is_named_is_taken(machine: Machine, monkeypatch: pytest.Monkey
 def test_without_any_the_mend_is_named(machine: Machine) -> None:
     with pytest.raises(QemuError, match="qemu-system-aarch64 is missing: run `apt-get install qemu-system-arm`"):
         lab_qemu("aarch64")
+
+
+def test_the_mirror_that_is_named_is_asked(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.qemu("7.2.22")
+    machine.apt("10.2.0")
+    monkeypatch.setenv("VMM_DEBIAN_MIRROR", "http://other.example/debian")
+    assert "apt-get: status 1" in lab_qemu().note  # the stand-in knows mirror.example only
+    assert "indextargets" not in machine.log.read_text()

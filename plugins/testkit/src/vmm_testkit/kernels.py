@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmm_testkit.cache import cache_dir, locked, make_dir, make_file
+from vmm_testkit.host import find, run
 
 FLAVOURS = ("cloud-amd64", "amd64")
 _APT_LISTS = Path("/var/lib/apt/lists")
@@ -141,25 +142,15 @@ def _apt_newer_than(pointer: Path) -> bool:
         return False
 
 
-def _apt(*command: str, cwd: Path | None = None) -> str:
-    if shutil.which(command[0]) is None:
-        raise KernelError(f"{command[0]} is missing: Debian kernels are fetched with apt on a Debian system")
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("E:")] or [done.stderr.strip()]
-        raise KernelError(f"{command[0]} {command[1]}: {lines[0]}; {_APT_HINT}")
-    return done.stdout
-
-
 def _resolve(flavour: str) -> tuple[str, str]:
     """The versioned package behind the meta package, and its candidate version."""
     meta = f"linux-image-{flavour}"
-    depends = _apt("apt-cache", "depends", "--no-recommends", "--no-suggests", meta)
+    depends = run(KernelError, "apt-cache", "depends", "--no-recommends", "--no-suggests", meta, hint=_APT_HINT)
     found = re.search(r"^\s*Depends: (linux-image-[0-9]\S*)", depends, re.MULTILINE)
     if not found:
         raise KernelError(f"apt knows no kernel behind {meta}; {_APT_HINT}")
     package = found.group(1)
-    shown = _apt("apt-cache", "show", "--no-all-versions", package)
+    shown = run(KernelError, "apt-cache", "show", "--no-all-versions", package, hint=_APT_HINT)
     version = re.search(r"^Version: (\S+)$", shown, re.MULTILINE)
     if not version:
         raise KernelError(f"apt shows no version of {package}; {_APT_HINT}")
@@ -169,21 +160,12 @@ def _resolve(flavour: str) -> tuple[str, str]:
 def _unpack(package: str, version: str, into: Path) -> None:
     download = into / "download"
     download.mkdir()
-    _apt("apt-get", "-q", "download", f"{package}={version}", cwd=download)
+    run(KernelError, "apt-get", "-q", "download", f"{package}={version}", cwd=download, hint=_APT_HINT)
     debs = list(download.glob("*.deb"))
     if not debs:
         raise KernelError(f"apt-get download {package}: no package arrived; {_APT_HINT}")
-    _run("dpkg-deb", "-x", str(debs[0]), str(into))
+    run(KernelError, "dpkg-deb", "-x", str(debs[0]), str(into))
     shutil.rmtree(download)
     kernel = kernel_from_tree(into)
     if not (kernel.modules / "modules.dep").exists():
-        depmod = shutil.which("depmod", path="/usr/sbin:/sbin:/usr/bin:/bin")
-        if depmod is None:
-            raise KernelError("depmod is missing: run `apt-get install kmod` as root")
-        _run(depmod, "-b", str(into), kernel.version)
-
-
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise KernelError(f"{command[0]}: {done.stderr.strip().splitlines()[-1:] or done.returncode}")
+        run(KernelError, find(KernelError, "depmod", "kmod"), "-b", str(into), kernel.version)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vmm_testkit.cache import cache_dir, locked, make_dir
+from vmm_testkit.host import debian_mirror, run
 from vmm_testkit.lab_session import LabError
 
 #: the first major version whose emulated SVM is good enough
@@ -25,7 +26,6 @@ WANTED = 11
 SUITE = "trixie"
 PROGRAMS = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}
 _KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_TIMEOUT = 600.0
 #: after a fetch that failed, the next is this many seconds away
 _AGAIN = 12 * 3600.0
 
@@ -129,32 +129,22 @@ def _fetch(store: Path, arch: str) -> None:
     target = f"{SUITE}-backports"
     root = store / f"apt-{arch}"
     try:
-        options = _apt_options(root, _mirror())
-        _run("apt-get", *options, "-q", "update")
-        shown = _run("apt-cache", *options, "show", "--no-all-versions", package)
+        options = _apt_options(root, debian_mirror(QemuError))
+        run(QemuError, "apt-get", *options, "-q", "update")
+        shown = run(QemuError, "apt-cache", *options, "show", "--no-all-versions", package)
         version = re.search(r"^Version: (\S+)$", shown, re.MULTILINE)
         if version is None or int(re.sub(r"^\d+:", "", version[1]).split(".")[0]) < WANTED:
             raise QemuError(f"{target} has no {package} of version {WANTED} or newer")
 
         def fill(tree: Path) -> None:
-            _run("apt-get", *options, "-q", "-y", "--no-install-recommends", "--download-only", "install", package)
+            run(QemuError, "apt-get", *options, "-q", "-y", "--no-install-recommends", "--download-only", "install", package)
             for deb in (root / "cache/archives").glob("*.deb"):
-                _run("dpkg-deb", "-x", str(deb), str(tree))
+                run(QemuError, "dpkg-deb", "-x", str(deb), str(tree))
             _unpacked(tree, f"qemu-system-{arch}")  # does it run here?
 
         make_dir(store / f"{package}_{version[1].replace(':', '%3a')}", fill)
     finally:
         shutil.rmtree(root, ignore_errors=True)
-
-
-def _mirror() -> str:
-    """Where this machine's apt gets Debian from."""
-    text = _run("apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)", "Created-By: Packages")
-    for line in text.splitlines():
-        release, component, uri = line.split(" ", 2)
-        if component == "main" and re.fullmatch(r"[a-z]+", release):
-            return uri
-    raise QemuError("apt knows no Debian: run `apt-get update` as root")
 
 
 def _apt_options(root: Path, mirror: str) -> list[str]:
@@ -173,13 +163,3 @@ def _apt_options(root: Path, mirror: str) -> list[str]:
         "-o", f"Dir::Cache={root / 'cache'}", "-o", f"Dir::State::extended_states={root / 'states'}",
         "-o", "Acquire::Languages=none", "-o", "APT::Sandbox::User=root",
     ]  # fmt: skip
-
-
-def _run(*command: str) -> str:
-    if shutil.which(command[0]) is None:
-        raise QemuError(f"{command[0]} is missing")
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith("E:")] or done.stderr.strip().splitlines()
-        raise QemuError(f"{command[0]}: {said[0] if said else f'status {done.returncode}'}")
-    return done.stdout

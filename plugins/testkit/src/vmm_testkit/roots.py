@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vmm_testkit.cache import cache_dir, locked
+from vmm_testkit.host import debian_mirror, find, run
 from vmm_testkit.kernels import Kernel
 from vmm_testkit.root_files import REMOVED, root_files, root_links
 
@@ -21,7 +22,6 @@ SUITE = "bookworm"
 BASE_PACKAGES = ("systemd-sysv", "udev", "dbus", "kmod", "iproute2", "iputils-ping", "login", "procps", "pciutils")
 #: what tests of disks and networks use
 TEST_PACKAGES = ("fio", "iperf3", "e2fsprogs", "ethtool")
-_TIMEOUT = 900.0
 
 
 class RootError(Exception):
@@ -62,7 +62,7 @@ class DebianRoot:
         self._packages = sorted(set(packages))
         self._size_mib = size_mib
         self._suite = suite
-        self._mirror = mirror or os.environ.get("VMM_DEBIAN_MIRROR") or _apt_mirror(suite)
+        self._mirror = mirror or _mirror(suite)
         self._files: dict[str, bytes] = {path: text.encode() for path, text in root_files(hostname).items()}
         for path, content in (files or {}).items():
             try:
@@ -97,45 +97,39 @@ class DebianRoot:
 
     def _build(self, path: Path) -> None:
         for program, package in (("mmdebstrap", "mmdebstrap"), ("mke2fs", "e2fsprogs"), ("depmod", "kmod")):
-            _find(program, package)
+            find(RootError, program, package)
         with tempfile.TemporaryDirectory(prefix="vmm-root-") as scratch:
             tar = Path(scratch) / "root.tar"
             tree = Path(scratch) / "tree"
             self._fetch(tar)
             tree.mkdir(mode=0o755)
             # Without root: a user namespace in which all files belong to root. Groups other than root's are lost.
-            enter = [] if os.geteuid() == 0 else [_find("unshare", "util-linux"), "--user", "--map-root-user"]
+            enter = [] if os.geteuid() == 0 else [find(RootError, "unshare", "util-linux"), "--user", "--map-root-user"]
             owner = ["--same-owner"] if os.geteuid() == 0 else ["--no-same-owner"]
-            _run(*enter, "tar", "-C", str(tree), "-xpf", str(tar), *owner, "--exclude=./dev/*")
+            run(RootError, *enter, "tar", "-C", str(tree), "-xpf", str(tar), *owner, "--exclude=./dev/*")
             tar.unlink()
             self._finish(tree)
             image = path.with_name(f".{path.name}.tmp")
             try:
                 image.unlink(missing_ok=True)
-                _run(*enter, _find("mke2fs", "e2fsprogs"), "-q", "-t", "ext4", "-L", "root", "-m", "0",
+                run(RootError, *enter, find(RootError, "mke2fs", "e2fsprogs"), "-q", "-t", "ext4", "-L", "root", "-m", "0",
                      "-E", "hash_seed=5eed5eed-5eed-5eed-5eed-5eed5eed5eed,lazy_itable_init=0,lazy_journal_init=1",
                      "-d", str(tree), str(image), f"{self._size_mib}M")  # fmt: skip
                 image.chmod(0o444)
                 image.rename(path)
             finally:
                 image.unlink(missing_ok=True)
-                _run(*enter, "rm", "-rf", str(tree))
+                run(RootError, *enter, "rm", "-rf", str(tree))
 
     def _fetch(self, tar: Path) -> None:
         command = [
-            _find("mmdebstrap", "mmdebstrap"), "--quiet", "--variant=essential", f"--include={','.join(self._packages)}",
+            find(RootError, "mmdebstrap", "mmdebstrap"), "--quiet", "--variant=essential", f"--include={','.join(self._packages)}",
             "--format=tar", "--aptopt=APT::Install-Recommends false", "--dpkgopt=force-unsafe-io",
         ]  # fmt: skip
         command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]
         command += [f"--aptopt={option}" for option in _proxies()]
         command += [self._suite, str(tar), *([self._mirror] if self._mirror else [])]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            raise RootError(f"mmdebstrap has not ended after {_TIMEOUT:.0f} s; mirror {self._mirror}") from None
-        if done.returncode:
-            said = [line for line in done.stderr.splitlines() if line.startswith("E:")] or [done.stderr.strip()]
-            raise RootError(f"mmdebstrap: {said[0]}; is {self._mirror or 'the mirror'} within reach (VMM_DEBIAN_MIRROR)?")
+        run(RootError, *command, hint=f"is {self._mirror or 'the mirror'} within reach (VMM_DEBIAN_MIRROR)?")
 
     def _finish(self, tree: Path) -> None:
         """Add and remove what is ours. Symbolic links in the tree are never followed out of it."""
@@ -155,7 +149,7 @@ class DebianRoot:
         shutil.copytree(
             self._kernel.modules, modules, ignore=shutil.ignore_patterns("build", "source", "*.bin", "comedi", "sound")
         )
-        _run(_find("depmod", "kmod"), "-b", str(tree / "usr"), self._kernel.version)
+        run(RootError, find(RootError, "depmod", "kmod"), "-b", str(tree / "usr"), self._kernel.version)
 
 
 def _place(tree: Path, name: str) -> Path:
@@ -173,25 +167,12 @@ def _place(tree: Path, name: str) -> Path:
     return path
 
 
-def _find(program: str, package: str) -> str:
-    found = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    if found is None:
-        raise RootError(f"{program} is missing: run `apt-get install {package}` as root")
-    return found
-
-
-def _apt_mirror(suite: str) -> str:
-    """Where this machine's apt gets the suite from; "" if it does not know."""
-    command = ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages"]
+def _mirror(suite: str) -> str:
+    """The suite's mirror; "" leaves the choice to mmdebstrap."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
+        return debian_mirror(RootError, suite)
+    except RootError:
         return ""
-    for line in done.stdout.splitlines():
-        release, _, uri = line.partition(" ")
-        if release == suite:
-            return uri.rstrip("/")
-    return ""
 
 
 def _proxies() -> list[str]:
@@ -205,13 +186,6 @@ def _proxies() -> list[str]:
         for line in done.stdout.splitlines()
         if re.match(r"Acquire::https?::(Proxy|CaInfo|CaPath|Verify)[^ ]* \"[^\"]+\"", line)
     ]
-
-
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        raise RootError(f"{Path(command[0]).name}: {said[-1]}")
 
 
 def debian_root(kernel: Kernel, *, extra_packages: Sequence[str] = ()) -> DebianRoot:
