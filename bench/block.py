@@ -13,7 +13,6 @@ import io_guest
 from io_compare import Contest
 from io_lab import DISKS, IoBench
 
-KINDS = {"randread": "4k randread", "randwrite": "4k randwrite", "read": "128k read", "write": "128k write"}
 UNITS = {"4k randread": "IOPS", "4k randwrite": "IOPS", "128k read": "MiB/s", "128k write": "MiB/s"}
 
 
@@ -27,11 +26,19 @@ def words(name: str, n: int, queues: int, cache: str) -> list[str]:
     return ["-nic", "none", "-object", "iothread,id=io0", "-drive", drive, "-device", device]
 
 
+def commands(jobs: int, limit: str, quick: bool) -> list[tuple[str, str]]:
+    """(row, command). ``limit`` is "count" (so many requests) or "time" (so many milliseconds)."""
+    found = []
+    for row in UNITS:
+        size, kind = row.split()
+        ends = 1000 if limit == "time" else 12000 if size == "4k" else 6000
+        found.append((row, f"blk {kind} {size} {jobs} {limit} {ends // 6 if quick and limit == 'count' else ends}"))
+    return found
+
+
 def read(step: dict[str, Any]) -> dict[str, float]:
-    found = io_guest.parse_fio(step["output"])
-    return {
-        KINDS[name]: job["iops"] if name.startswith("rand") else job["kib_s"] / 1024 for name, job in found.items()
-    }
+    row = step["key"]
+    return {row: job["iops" if UNITS[row] == "IOPS" else "mib_s"] for job in io_guest.parse_fio(step["output"])}
 
 
 def run(quick: bool) -> tuple[str, dict[str, Any]]:
@@ -47,7 +54,7 @@ def run(quick: bool) -> tuple[str, dict[str, Any]]:
             contest.counted(
                 f"counted, 1 queue, {cache}: ",
                 lambda name, n, cache=cache: bench.vm(name, words(name, n, 1, cache), 1),  # type: ignore[misc]
-                [("fio", "blk count 1 2000 500" if quick else "blk count 1 12000 6000")],
+                commands(1, "count", quick),
                 read,
                 DISKS.replace("@QUEUES@", "1"),
             )
@@ -55,7 +62,7 @@ def run(quick: bool) -> tuple[str, dict[str, Any]]:
             contest.alternating(
                 f"wall, {queues} queues, {cache}: ",
                 lambda name, n, q=queues, cache=cache: bench.vm(name, words(name, n, q, cache), q),  # type: ignore[misc]
-                [("fio", f"blk time {queues} 1000 1000")],
+                commands(queues, "time", quick),
                 read,
                 DISKS.replace("@QUEUES@", "2"),
             )

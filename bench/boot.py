@@ -107,8 +107,7 @@ class Bench:
                 }
             else:
                 machine = VARIANTS[name].split()[-1]
-                job["argv"] = [
-                    *bundle.qemu().command,
+                job["qemu"] = [
                     "-accel",
                     "kvm",
                     "-M",
@@ -154,7 +153,7 @@ class Bench:
 
         Raises LabStalled or LabTimeout after the results that came.
         """
-        jobs = [{**self.jobs[name], **extra} for _ in range(repeat) for name in names]
+        jobs = [bundle.with_qemu({**self.jobs[name], **extra}, icount) for _ in range(repeat) for name in names]
         job_file = self.dir / "jobs.json"
         job_file.write_text(json.dumps(jobs))
         argv = [

@@ -17,11 +17,14 @@ import tarfile
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from vmm_testkit.initramfs import shared_libraries
 from vmm_testkit.qemu import Qemu, lab_qemu
 
 REPO = Path(__file__).resolve().parent.parent
+#: where a QEMU of this machine's packages has its ROMs
+SYSTEM_ROMS = (Path("/usr/share/qemu"), Path("/usr/share/seabios"))
 #: what QEMU's machines read when they start a kernel
 QEMU_ROMS = (
     "bios-microvm.bin",
@@ -67,21 +70,32 @@ def front_modules(arguments: list[str]) -> list[str]:
 
 
 @cache
-def qemu() -> Qemu:
-    """The one to compare with: the newest that is to be had, which is also the lab's own."""
-    return lab_qemu()
+def qemu(*, counted: bool) -> Qemu:
+    """The one to compare with, which is also the lab's own: the newest that is to be had.
+
+    ``counted``, by the clock that counts instructions, this machine's: see :func:`vmm_testkit.qemu.lab_qemu`.
+    """
+    return lab_qemu(counted=counted)
+
+
+def with_qemu(job: dict[str, Any], counted: bool) -> dict[str, Any]:
+    """The job; if it has "qemu", the arguments of one, its "argv" starts that."""
+    return {**job, "argv": [*qemu(counted=counted).command, *job["qemu"]]} if "qemu" in job else job
 
 
 def qemu_files() -> set[Path]:
-    """QEMU, its libraries and its ROMs."""
-    start = qemu().command[: qemu().command.index("-L")] if "-L" in qemu().command else qemu().command
-    found = {Path(word) for word in (start[0], start[-1])}
-    if len(start) > 1:  # by a loader of its own
-        done = subprocess.run([*start[:-1], "--list", start[-1]], capture_output=True, text=True, check=True)
-        found |= {Path(name) for name in re.findall(r"(/\S+) \(0x", done.stdout)}
-    else:
-        found |= {Path(name) for name in shared_libraries(Path(start[0]))}
-    return found | {folder / name for folder in qemu().folders for name in QEMU_ROMS}
+    """Both QEMUs, their libraries and their ROMs."""
+    found: set[Path] = set()
+    for which in (qemu(counted=True), qemu(counted=False)):
+        *loader, program = which.program
+        found.add(Path(program))
+        if loader:
+            done = subprocess.run([*loader, "--list", program], capture_output=True, text=True, check=True)
+            found |= {Path(loader[0]), *(Path(name) for name in re.findall(r"(/\S+) \(0x", done.stdout))}
+        else:
+            found |= {Path(name) for name in shared_libraries(Path(program))}
+        found |= {folder / name for folder in which.folders or SYSTEM_ROMS for name in QEMU_ROMS}
+    return found
 
 
 def _tree(top: Path, suffixes: tuple[str, ...]) -> Iterable[Path]:

@@ -7,6 +7,8 @@ so that more than 1 is better for us, in latencies as well.
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,8 @@ class Contest:
             self.notes.append(f"{prefix}{step['vm']}: {step['error'][:300]}")
             return False
         values = read(step)
+        for row, value in values.items():
+            print(f"{time.strftime('%H:%M:%S')} {prefix}{row}: {step['vm']} {value:.0f}", file=sys.stderr, flush=True)
         if not values:
             self.notes.append(f"{prefix}{step['vm']}, {step['key']}: no result: {step['output'][-300:]!r}")
         for row, value in values.items():

@@ -38,52 +38,17 @@ done
 poweroff -f
 """
 
-#: fio ends each job after so many requests (``count``) or after so many milliseconds (``time``).
+#: fio ends after so many requests (``count``) or after so many milliseconds (``time``).
 BLK = r"""#!/bin/sh
-# blk count|time JOBS SMALL LARGE: four kinds in turn, fio's terse lines
-mode=$1 jobs=$2 small=$3 large=$4
-limit() {
-    case $mode in
-    count) printf 'number_ios=%s\nio_size=100g\n' $1 ;;
-    time) printf 'time_based=1\nruntime=%sms\n' "$1" ;;
-    esac
-}
-cat > /run/jobs << END
-[global]
-filename=/dev/vda
-ioengine=libaio
-direct=1
-iodepth=32
-norandommap=1
-gtod_reduce=1
-thread=1
-group_reporting=1
-numjobs=$jobs
-cpus_allowed=0-$((jobs - 1))
-cpus_allowed_policy=split
-[randread]
-rw=randread
-bs=4k
-$(limit $small)
-[randwrite]
-stonewall
-rw=randwrite
-bs=4k
-$(limit $small)
-[read]
-stonewall
-rw=read
-bs=128k
-offset_increment=16m
-$(limit $large)
-[write]
-stonewall
-rw=write
-bs=128k
-offset_increment=16m
-$(limit $large)
-END
-fio --output-format=terse --terse-version=3 /run/jobs 2>&1 | cut -d ';' -f 1-9,47-50
+# blk KIND SIZE JOBS count|time LIMIT: fio's terse line
+case $4 in
+count) limit="--number_ios=$5 --io_size=100g" ;;
+time) limit="--time_based=1 --runtime=$5ms" ;;
+esac
+fio --name="$1" --rw="$1" --bs="$2" --numjobs="$3" $limit --filename=/dev/vda --ioengine=libaio --direct=1 \
+    --iodepth=32 --norandommap=1 --gtod_reduce=1 --thread=1 --group_reporting=1 --offset_increment=16m \
+    --cpus_allowed=0-$(($3 - 1)) --cpus_allowed_policy=split --output-format=terse --terse-version=3 2>&1 |
+    cut -d ';' -f 1-9,47-50
 """
 
 # iperf3's report without its intervals; of that what counts.
@@ -125,16 +90,15 @@ def initramfs(target: Path, kernel: Kernel, programs: tuple[str, ...]) -> Path:
     ).write(target)
 
 
-def parse_fio(output: str) -> dict[str, dict[str, float]]:
-    """Job -> {"iops", "kib_s", "ms"} of fio's terse lines (version 3), cut to the fields that are used."""
-    found = {}
+def parse_fio(output: str) -> list[dict[str, float]]:
+    """[{"iops", "mib_s"}] of fio's terse lines (version 3), cut to the fields that are used."""
+    found = []
     for line in output.split("\n"):
         cells = line.strip().split(";")
         if len(cells) < 13 or cells[0] != "3":
             continue
         at = 5 if float(cells[5]) else 9  # total KiB, KiB/s, IOPS, ms: of reads, or of writes
-        kib, rate, iops, ms = (float(cell) for cell in cells[at : at + 4])
-        found[cells[2]] = {"kib": kib, "kib_s": rate, "iops": iops, "ms": ms}
+        found.append({"iops": float(cells[at + 2]), "mib_s": float(cells[at + 1]) / 1024})
     return found
 
 

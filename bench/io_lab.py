@@ -110,10 +110,10 @@ class IoBench:
             job["argv"] += ["--cmdline", CMDLINE, *words]
             return job
         machine = VMMS[name].split()[-1]
-        job["argv"] = [*bundle.qemu().command, "-accel", "kvm", "-M", machine, "-cpu", "host", "-smp", str(cpus)]
-        job["argv"] += ["-m", f"{RAM_MIB}M", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"]
-        job["argv"] += ["-name", "vm,debug-threads=on", "-no-reboot"]
-        job["argv"] += ["-kernel", files[0], "-initrd", files[1], "-append", CMDLINE, *words]
+        job["qemu"] = ["-accel", "kvm", "-M", machine, "-cpu", "host", "-smp", str(cpus)]
+        job["qemu"] += ["-m", f"{RAM_MIB}M", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"]
+        job["qemu"] += ["-name", "vm,debug-threads=on", "-no-reboot"]
+        job["qemu"] += ["-kernel", files[0], "-initrd", files[1], "-append", CMDLINE, *words]
         return job
 
     def run(
@@ -131,7 +131,8 @@ class IoBench:
 
         Raises LabStalled or LabTimeout after the results that came.
         """
-        job: dict[str, Any] = {"vms": list(vms), "steps": list(steps), "patience": patience}
+        vms = [bundle.with_qemu(vm, icount) for vm in vms]
+        job: dict[str, Any] = {"vms": vms, "steps": list(steps), "patience": patience}
         if self.server:
             job["server"] = list(self.server)
         job_file = self.dir / "job.json"

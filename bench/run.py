@@ -8,7 +8,7 @@ block      fio in a guest of ours, of microvm and of q35; ratios, and a plot in 
 net        iperf3 and ping between guest and host, likewise
 initcalls  where the guest's boot time goes, beside microvm (not part of the default)
 
-Results are also written to bench/results/NAME.json.
+Results are also written to bench/results/NAME.json. block and net say on standard error what they have measured.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vmm_testkit.cache import cache_dir, locked, make_dir
@@ -36,14 +36,22 @@ class QemuError(LabError):
 
 @dataclass(frozen=True)
 class Qemu:
-    """A QEMU: ``command`` starts it, with ``env`` added to the environment; ``folders`` are where its ROMs are."""
+    """A QEMU: ``command`` starts it, with ``env`` added to the environment.
 
-    command: tuple[str, ...]
+    ``program`` is the same without the search path of its ROMs: the last word is QEMU, what stands before that loads it
+    with libraries of its own. ``folders`` are where its ROMs are; none: where it looks by itself.
+    """
+
+    program: tuple[str, ...]
     version: tuple[int, ...]
     env: dict[str, str] = field(default_factory=dict)
-    folders: tuple[Path, ...] = (Path("/usr/share/qemu"), Path("/usr/share/seabios"))
+    folders: tuple[Path, ...] = ()
     #: why it is not a newer one; "" if it is good enough
     note: str = ""
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        return (*self.program, *(word for folder in self.folders for word in ("-L", str(folder))))
 
 
 def lab_qemu(arch: str = "x86_64", *, counted: bool = False) -> Qemu:
@@ -82,7 +90,7 @@ def lab_qemu(arch: str = "x86_64", *, counted: bool = False) -> Qemu:
     if own is None:
         raise QemuError(f"{name} is missing: run `apt-get install {PROGRAMS[arch]}` as root (no newer one is to be had: {why})")
     note = f"QEMU {own.version[0]}.{own.version[1]} loses guests, and a newer one is not to be had: {why}"
-    return Qemu(own.command, own.version, note=note)
+    return replace(own, note=note)
 
 
 def _trees(store: Path, arch: str) -> list[Path]:
@@ -104,8 +112,7 @@ def _unpacked(tree: Path, name: str) -> Qemu:
     folders = tuple(path for path in (tree / "usr/share/qemu", tree / "usr/share/seabios") if path.is_dir())
     start = (str(loader), "--library-path", str(loader.parent), str(tree / "usr/bin" / name))
     env = {"QEMU_MODULE_DIR": str(loader.parent / "qemu")}
-    search = tuple(word for folder in folders for word in ("-L", str(folder)))
-    return Qemu((*start, *search), _version(start, env), env, folders)
+    return Qemu(start, _version(start, env), env, folders)
 
 
 def _version(command: tuple[str, ...], env: dict[str, str] | None = None) -> tuple[int, ...]:
