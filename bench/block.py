@@ -26,12 +26,13 @@ def words(name: str, n: int, queues: int, cache: str) -> list[str]:
     return ["-nic", "none", "-object", "iothread,id=io0", "-drive", drive, "-device", device]
 
 
-def commands(jobs: int, limit: str, quick: bool) -> list[tuple[str, str]]:
+def commands(jobs: int, limit: str, cache: str, quick: bool) -> list[tuple[str, str]]:
     """(row, command). ``limit`` is "count" (so many requests) or "time" (so many milliseconds)."""
+    counts = {"4k": 12000, "128k": 6000 if cache == "none" else 2000}
     found = []
     for row in UNITS:
         size, kind = row.split()
-        ends = 1000 if limit == "time" else 12000 if size == "4k" else 6000
+        ends = 1000 if limit == "time" else counts[size]
         found.append((row, f"blk {kind} {size} {jobs} {limit} {ends // 6 if quick and limit == 'count' else ends}"))
     return found
 
@@ -54,7 +55,7 @@ def run(quick: bool) -> tuple[str, dict[str, Any]]:
             contest.counted(
                 f"counted, 1 queue, {cache}: ",
                 lambda name, n, cache=cache: bench.vm(name, words(name, n, 1, cache), 1),  # type: ignore[misc]
-                commands(1, "count", quick),
+                commands(1, "count", cache, quick),
                 read,
                 DISKS.replace("@QUEUES@", "1"),
             )
@@ -62,7 +63,7 @@ def run(quick: bool) -> tuple[str, dict[str, Any]]:
             contest.alternating(
                 f"wall, {queues} queues, {cache}: ",
                 lambda name, n, q=queues, cache=cache: bench.vm(name, words(name, n, q, cache), q),  # type: ignore[misc]
-                commands(queues, "time", quick),
+                commands(queues, "time", cache, quick),
                 read,
                 DISKS.replace("@QUEUES@", "2"),
             )

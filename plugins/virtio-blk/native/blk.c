@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,21 +22,8 @@
 #include "vmm_bucket.h"
 
 enum {
-  ROUNDS = 64,     /* of run(), before other users of the loop have their turn */
-  TRY_EVERY = 16,  /* events: see `struct company` */
-  MOST_TRUST = 16,
+  ROUNDS = 64, /* of run(), before other users of the loop have their turn */
   BUSY = 8, /* so many reads and writes are under way that one will end soon: new requests can wait for that */
-};
-
-/*
- * Whether it pays to let others run before looking at what an event brought. Where the guest's CPU, or what finishes
- * I/O, shares this thread's one CPU, the first request of many would be served alone, with a wake-up and an
- * interrupt of its own, and so would the next. Tried now and then; kept up as long as more than one is found.
- * Not where there are more CPUs: with more vCPUs than those, yielding means to wait for whole time slices of theirs.
- */
-struct company {
-  unsigned events, trust;
-  bool waited;
 };
 
 struct queue {
@@ -49,7 +35,6 @@ struct queue {
   struct request *free;
   void *arena;
   bool uring, dirty; /* dirty: pushed, not flushed */
-  struct company kicks, completions;
   bool throttled, finished;
   bool live; /* its loop knows it */
   _Atomic bool stopping;
@@ -67,7 +52,6 @@ struct blk {
   struct disk disk;
   char id[ID_BYTES];
   bool no_uring, limited;
-  bool one_cpu; /* that the VMM may run on */
   _Atomic bool writeback;
   struct pool *pool;
   pthread_mutex_t lock; /* of `limiter`, which the queues share */
@@ -75,21 +59,6 @@ struct blk {
   uint32_t n;
   struct queue queues[];
 };
-
-/* --- others first --- */
-
-static void wait_for_company(const struct blk *blk, struct company *c) {
-  if (!blk->one_cpu) return;
-  c->waited = c->trust || ++c->events % TRY_EVERY == 0;
-  if (c->waited) sched_yield();
-}
-
-static void company_came(struct company *c, unsigned n) {
-  if (!c->waited) return;
-  c->waited = false;
-  if (n > 1) c->trust = c->trust + 2 < MOST_TRUST ? c->trust + 2 : MOST_TRUST;
-  else if (c->trust) c->trust--;
-}
 
 /* --- a request's way --- */
 
@@ -151,9 +120,7 @@ static void reap(struct queue *q) {
   struct request *r;
   if (q->uring) {
     int64_t res;
-    unsigned n = 0;
-    while ((r = uring_next(&q->ring, &res))) completed(q, r, res), n++;
-    if (n) company_came(&q->completions, n);
+    while ((r = uring_next(&q->ring, &res))) completed(q, r, res);
     return;
   }
   pthread_mutex_lock(&q->lock);
@@ -185,7 +152,6 @@ static bool within_limits(struct queue *q, const struct vmm_chain *chain) {
 static void accept_new(struct queue *q) {
   const struct vmm_api *api = q->blk->api;
   struct request *r;
-  unsigned n = 0;
   q->limits.writethrough =
       q->limits.features & F_CONFIG_WCE ? !q->blk->writeback : !(q->limits.features & F_FLUSH); /* §5.2.5.2 */
   while ((r = q->free) && !q->throttled) {
@@ -197,9 +163,7 @@ static void accept_new(struct queue *q) {
     q->free = r->next;
     if (request_begin(r, &q->limits)) carry_out(q, r);
     else finish(q, r);
-    n++;
   }
-  company_came(&q->kicks, n);
 }
 
 static void submit(struct queue *q) {
@@ -260,14 +224,12 @@ static void on_kick(void *opaque, vmm_queue *vq) {
     q->blk->api->queue_fail(vq, "io_uring cannot be enabled");
     return;
   }
-  wait_for_company(q->blk, &q->kicks);
   run(q);
 }
 
 static void on_ring(void *opaque, int fd, uint32_t events) {
   (void)fd, (void)events;
   struct queue *q = opaque;
-  wait_for_company(q->blk, &q->completions);
   run(q);
 }
 
@@ -390,8 +352,6 @@ struct blk *blk_new(const void *api, void *vm, const struct blk_setup *setup, in
   blk->no_uring = setup->no_uring;
   blk->writeback = true;
   memcpy(blk->id, setup->id, sizeof blk->id);
-  cpu_set_t cpus;
-  blk->one_cpu = !sched_getaffinity(0, sizeof cpus, &cpus) && CPU_COUNT(&cpus) == 1;
   blk->n = setup->queues;
   for (uint32_t i = 0; i < blk->n; i++) {
     blk->queues[i].blk = blk;
