@@ -38,8 +38,8 @@ def commands(jobs: int, limit: str, cache: str, quick: bool) -> list[tuple[str, 
 
 
 def read(step: dict[str, Any]) -> dict[str, float]:
-    row = step["key"]
-    return {row: job["iops" if UNITS[row] == "IOPS" else "mib_s"] for job in io_guest.parse_fio(step["output"])}
+    row, jobs = step["key"], io_guest.parse_fio(step["output"])
+    return {row: jobs[0]["iops" if UNITS[row] == "IOPS" else "mib_s"]} if jobs else {}
 
 
 def run(quick: bool) -> tuple[str, dict[str, Any]]:
