@@ -32,6 +32,6 @@ def tox_add_core_config(core_conf: ConfigSet, state: State) -> None:
                 description=f"the suite of {folder}, with what its own pyproject.toml declares",
                 deps=f"-c build/wheels/constraints.txt\nvmm-{name}{extra}\npytest>=8\npytest-timeout",
                 skip_install=True,
-                commands=[f"python -P -m pytest -q -p no:cacheprovider -c {folder}/pyproject.toml {folder}/tests"],
+                commands=[f"python -P -m pytest -q -ra -p no:cacheprovider -c {folder}/pyproject.toml {folder}/tests"],
             )
         )
