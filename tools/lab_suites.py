@@ -25,7 +25,8 @@ def main() -> int:
     for path in files():
         name = str(path.relative_to(ROOT))
         print(f"{name}:", flush=True)
-        command = [sys.executable, "-P", "-m", "pytest", "-ra", *sys.argv[1:], "-c", str(path.parents[1] / "pyproject.toml")]
+        config = str(path.parents[1] / "pyproject.toml")
+        command = [sys.executable, "-P", "-m", "pytest", "-ra", *sys.argv[1:], "-c", config]
         if subprocess.run([*command, "-m", "linux_guest", str(path)], cwd=ROOT).returncode:
             failed.append(name)
     if failed:
