@@ -96,7 +96,7 @@ class Contest:
         self, vms: list[dict[str, Any]], steps: list[dict[str, Any]], setup: str, *, icount: bool, prefix: str
     ) -> Iterator[dict[str, Any]]:
         try:
-            yield from self.bench.run(vms, steps, setup=setup, icount=icount, timeout=300, stall=150 if icount else 75)
+            yield from self.bench.run(vms, steps, setup=setup, icount=icount, timeout=300, stall=90 if icount else 75)
         except (LabStalled, LabTimeout) as error:
             self.notes.append(f"{prefix}the lab stopped ({str(error).splitlines()[0]}); another one went on")
 
