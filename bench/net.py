@@ -75,10 +75,12 @@ def run(quick: bool, only: str = "") -> tuple[str, dict[str, Any]]:
             return bench.vm(name, words(name, n, pairs, vhost), pairs, setup)
 
         for vhost in (False, True):
+            # Datagrams and vhost on a host with one CPU: the flood leaves the rest no turn, and nothing comes of it.
+            rows = [entry for entry in commands(1, True, quick) if not vhost or not entry[0].startswith("64 B")]
             contest.counted(
                 f"counted, 1 queue pair, vhost={'on' if vhost else 'off'}: ",
                 lambda name, n, v=vhost: vm(name, n, 1, v),  # type: ignore[misc]
-                commands(1, True, quick),
+                rows,
                 read,
                 taps(1),
             )
