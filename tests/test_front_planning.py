@@ -184,4 +184,20 @@ def test_the_scanner_finds_what_importlib_metadata_finds() -> None:
     found = Discovery(disabled="")
     for group in ("vmmcore", "vmmcore.flags", "vmmcore.arch", "vmmcore.boot", "vmmcore.commands"):
         expected = {(entry.name, entry.module) for entry in entry_points(group=group)}
-        assert {(e.name, e.module) for entries in found.group(group).values() for e in entries} == expected
+        ours = [entry for name in found.names() for entry in found.entries(name) if entry.group == group]
+        assert {(entry.name, entry.module) for entry in ours} == expected
+
+
+@pytest.mark.parametrize(
+    ("machine", "module"), [("aarch64", "fake_bar.plugin"), ("riscv64", "fake_foo.plugin")]
+)
+def test_a_flag_may_be_another_plugins_on_one_machine(site: Site, machine: str, module: str) -> None:
+    site.dist(
+        "vmm-bar",
+        "[vmmcore]\nbar = fake_bar.plugin\n[vmmcore.flags]\nfoo@aarch64 = fake_bar.plugin\n",
+        {"fake_bar.plugin": FOO, "fake_bar.device": ""},
+    )
+    plugins = Plugins(discovery=Discovery([str(site.root)], disabled="", machine=machine))
+    assert [*plugins.discovery.group("vmmcore.flags")] == ["foo"]
+    assert plugins.device_type("foo", "--foo")[0].module.__name__ == module
+    assert {"foo", "bar"} <= set(plugins.discovery.names())
