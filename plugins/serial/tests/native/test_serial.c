@@ -117,7 +117,7 @@ static struct serial *start(size_t room) {
   struct serial *s = serial_new(&api, NULL, 0x3f8, 4, in_fd, out_fd, 0, &error);
   CHECK(s && error == 0 && core.mapped == 1);
   CHECK(core.rx(core.rx_opaque, (const uint8_t *)"x", 1) == 0); /* not yet */
-  serial_resume(s);
+  serial_pause(s, 0);
   CHECK(core.kicks == 1); /* now it may come */
   core.kicks = 0;
   return s;
@@ -133,7 +133,7 @@ static void output(void) {
   struct serial *s = start(1000);
   for (const char *p = "hello\n"; *p; p++) out(UART_THR, (uint8_t)*p);
   CHECK(core.sent_len == 6 && !memcmp(core.sent, "hello\n", 6));
-  struct serial_counters c;
+  struct vmm_uart_counters c;
   serial_read_counters(s, &c);
   CHECK(c.tx_bytes == 6 && c.rx_bytes == 0 && c.interrupts == 0);
   stop(s);
@@ -177,10 +177,10 @@ static void input_waits_for_the_guest(void) {
 
 static void pause_takes_no_input(void) {
   struct serial *s = start(1000);
-  serial_pause(s);
+  serial_pause(s, 1);
   CHECK(core.rx(core.rx_opaque, (const uint8_t *)"x", 1) == 0);
   CHECK(core.kicks == 0);
-  serial_resume(s);
+  serial_pause(s, 0);
   CHECK(core.kicks == 1);
   CHECK(core.rx(core.rx_opaque, (const uint8_t *)"x", 1) == 1);
   stop(s);
@@ -222,7 +222,7 @@ static void save_and_restore(void) {
   out(UART_IER, IER_RDA);
   out(UART_THR, 'T');
   core.rx(core.rx_opaque, (const uint8_t *)"in", 2);
-  serial_pause(s);
+  serial_pause(s, 1);
   serial_save(s, &state);
   core.room = 100;
   core.rx(core.rx_opaque, NULL, 0);
@@ -314,12 +314,12 @@ static void threads(void) {
   pthread_create(&t[2], NULL, host, NULL);
   for (int i = 0; i < 500; i++) {
     struct uart16550_state state;
-    struct serial_counters counters;
-    serial_pause(s);
+    struct vmm_uart_counters counters;
+    serial_pause(s, 1);
     serial_save(s, &state);
     CHECK(serial_restore(s, &state) == 0);
     serial_read_counters(s, &counters);
-    serial_resume(s);
+    serial_pause(s, 0);
   }
   for (int i = 0; i < 3; i++) pthread_join(t[i], NULL);
   serial_reset(s);
