@@ -66,6 +66,12 @@ struct vmm_pci_dev {
   bool intx;         /* asserted by the device, whether or not the guest lets it through */
 };
 
+/* Who a message comes from: the requester id on a segment's only bus, 256 ids to a segment (the tables that tell the
+ * guest, msi-map and IORT, say the same). */
+static inline uint32_t vmm_pci_requester(const vmm_pci_dev *dev) {
+  return (dev->seg ? dev->seg->id << 8 : 0) | dev->slot << 3;
+}
+
 bool vmm_msix_io(vmm_pci_dev *dev, unsigned bar, uint64_t offset, void *data, uint32_t size, int is_write);
 void vmm_msix_control(vmm_pci_dev *dev);
 void vmm_msix_free(vmm_pci_dev *dev);

@@ -200,7 +200,7 @@ int __wrap_ioctl(int fd, unsigned long request, ...) {
 vmm_vm *fake_vm(void) {
   int err = 0;
   const char *what = "";
-  vmm_vm *vm = vmm_vm_new("/dev/null", &err, &what);
+  vmm_vm *vm = vmm_vm_new("/dev/null", 0, &err, &what);
   if (!vm) test_fail_values(__FILE__, __LINE__, what, err, 0);
   return vm;
 }

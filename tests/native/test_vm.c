@@ -5,7 +5,7 @@
 TEST(vm_creation_errors_name_the_call) {
   int err = 0;
   const char *what = "";
-  CHECK(!vmm_vm_new("/nonexistent/kvm", &err, &what));
+  CHECK(!vmm_vm_new("/nonexistent/kvm", 0, &err, &what));
   EQ(err, ENOENT);
   CHECK(strstr(what, "open"));
   unsigned long request[] = {KVM_GET_API_VERSION, KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE};
@@ -13,7 +13,7 @@ TEST(vm_creation_errors_name_the_call) {
   for (unsigned i = 0; i < 3; i++) {
     fake.fail_request = request[i];
     fake.fail_errno = ENOSPC;
-    CHECK(!vmm_vm_new("/dev/null", &err, &what));
+    CHECK(!vmm_vm_new("/dev/null", 0, &err, &what));
     EQ(err, ENOSPC);
     CHECK(!strcmp(what, name[i]));
   }
