@@ -45,7 +45,7 @@ void vmm_mem_dirty(vmm_vm *vm, uint64_t gpa, uint64_t len);
 int vmm_mem_load(vmm_vm *vm, uint64_t gpa, int fd, uint64_t offset, uint64_t size);
 int vmm_mem_write(vmm_vm *vm, uint64_t gpa, const void *data, uint64_t size);
 int vmm_mem_fd(vmm_vm *vm, uint64_t gpa, uint64_t *offset);
-int vmm_mem_map(vmm_vm *vm, int *slot, uint64_t gpa, uint64_t size, void *host, int readonly);
+int vmm_mem_slot(vmm_vm *vm, int *slot, uint64_t gpa, uint64_t size, void *host, uint32_t flags);
 int vmm_mem_log(vmm_vm *vm, int on);
 int64_t vmm_mem_fetch_log(vmm_vm *vm, uint64_t gpa, uint64_t *bitmap, uint64_t words);
 

@@ -191,7 +191,7 @@ int vmm_mem_del(vmm_vm *vm, uint64_t gpa);
 void *vmm_mem(vmm_vm *vm, uint64_t gpa, uint64_t len);
 void *vmm_mem_part(vmm_vm *vm, uint64_t gpa, uint64_t *len);
 void vmm_mem_dirty_host(vmm_vm *vm, const void *host, uint64_t len);
-int vmm_mem_map(vmm_vm *vm, int *slot, uint64_t gpa, uint64_t size, void *host, int readonly);
+int vmm_mem_slot(vmm_vm *vm, int *slot, uint64_t gpa, uint64_t size, void *host, uint32_t flags);
 void vmm_mem_dirty(vmm_vm *vm, uint64_t gpa, uint64_t len);
 int vmm_mem_load(vmm_vm *vm, uint64_t gpa, int fd, uint64_t offset, uint64_t size);
 int vmm_mem_write(vmm_vm *vm, uint64_t gpa, const void *data, uint64_t size);

@@ -263,7 +263,7 @@ const struct vmm_api vmm_api_table = {
     .queue_loop = vmm_queue_loop,
     .queue_handle = vmm_queue_handle,
     .counter = vmm_counter,
-    .mem_map = vmm_mem_map,
+    .mem_slot = vmm_mem_slot,
 };
 
 const struct vmm_api *vmm_api_get(void) {

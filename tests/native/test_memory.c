@@ -235,9 +235,9 @@ TEST(memory_of_a_rom) {
   static _Alignas(4096) uint8_t rom[8192];
   int slot = -1;
   EQ(vmm_mem_add(vm, GIB, MIB, 0, 0), 0);
-  EQ(vmm_mem_map(vm, &slot, GIB, sizeof rom, rom, 1), -EEXIST); /* there is RAM */
+  EQ(vmm_mem_slot(vm, &slot, GIB, sizeof rom, rom, VMM_SLOT_READONLY), -EEXIST); /* there is RAM */
   EQ(slot, -1);
-  EQ(vmm_mem_map(vm, &slot, 0x4000000, sizeof rom, rom, 1), 0);
+  EQ(vmm_mem_slot(vm, &slot, 0x4000000, sizeof rom, rom, VMM_SLOT_READONLY), 0);
   CHECK(slot >= 0);
   EQ(fake.slot[slot].guest_phys_addr, 0x4000000);
   EQ(fake.slot[slot].flags, KVM_MEM_READONLY);
@@ -248,10 +248,10 @@ TEST(memory_of_a_rom) {
   guest_write(0, VMM_MMIO, 0x4001001, 1, 0x98); /* what KVM makes of a write to a read-only slot */
   EQ(rom_wrote, 0x100198);
   int was = slot;
-  EQ(vmm_mem_map(vm, &slot, VMM_NO_ADDR, 0, NULL, 0), 0);
+  EQ(vmm_mem_slot(vm, &slot, 0x4000000, 0, NULL, 0), 0);
   EQ(slot, -1);
   EQ(fake.slot[was].memory_size, 0);
-  EQ(vmm_mem_map(vm, &slot, VMM_NO_ADDR, 0, NULL, 0), 0); /* nothing */
+  EQ(vmm_mem_slot(vm, &slot, 0x4000000, 0, NULL, 0), 0); /* nothing */
   fake_vm_end(vm);
 }
 

@@ -161,11 +161,15 @@ struct vmm_api {
 
   /* --- since 1.2 --- */
 
-  /* Have the guest see `size` bytes of host memory at `gpa`, page aligned all three: a ROM, flash. It is no RAM: mem()
-   * does not find it. Reads do not leave the guest; what it writes to `readonly` memory goes to the bus, where a handler
-   * may be (bus_add). *slot is the caller's, at first -1; gpa UINT64_MAX takes the memory away (then the bus has
-   * reads too). To change `readonly`, take it away first. Any thread. */
-  int (*mem_map)(vmm_vm *vm, int *slot, uint64_t gpa, uint64_t size, void *host, int readonly);
+  /* Have the guest see `size` bytes of host memory at `gpa`, all three page aligned: a ROM, flash. It is no RAM: mem()
+   * does not find it. Reads do not leave the guest. *slot is the caller's, at first -1; size 0 takes the memory away,
+   * and then the bus has all accesses. To change `flags` (VMM_SLOT_*), take it away first. Any thread. */
+  int (*mem_slot)(vmm_vm *vm, int *slot, uint64_t gpa, uint64_t size, void *host, uint32_t flags);
+};
+
+/* Flags of mem_slot(). */
+enum {
+  VMM_SLOT_READONLY = 1, /* what the guest writes goes to the bus, where a handler may be (bus_add) */
 };
 
 /* Flags of chardev_open(). */

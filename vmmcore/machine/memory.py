@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from .native import VmHandle
 
-NOWHERE = (1 << 64) - 1
 SHARED, HUGE, PREFAULT, MERGEABLE, THP = 1, 2, 4, 8, 16
 
 
@@ -33,11 +32,11 @@ class Window:
 
     def show(self) -> None:
         """From now on the guest sees it. Raises KvmError."""
-        check(self.vm, lib.vmm_mem_map(self.vm, self._slot, self.gpa, len(self.data), self.address, self.readonly))
+        check(self.vm, lib.vmm_mem_slot(self.vm, self._slot, self.gpa, len(self.data), self.address, self.readonly))
 
     def hide(self) -> None:
         """All accesses go to the bus until :meth:`show`."""
-        check(self.vm, lib.vmm_mem_map(self.vm, self._slot, NOWHERE, 0, ffi.NULL, 0))
+        check(self.vm, lib.vmm_mem_slot(self.vm, self._slot, self.gpa, 0, ffi.NULL, 0))
 
     def close(self) -> None:
         """Hide it and let go of the bytes. In a device's ``remove()``."""
