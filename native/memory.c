@@ -207,8 +207,13 @@ int vmm_mem_slot(vmm_vm *vm, int *slot, uint64_t gpa, uint64_t size, void *host,
     if (*slot < 0) err = VMM_FAIL(vm, "memory slots");
   }
   if (!err && *slot >= 0) {
-    struct kvm_userspace_memory_region r = {.slot = (uint32_t)*slot, .userspace_addr = (uintptr_t)host, .guest_phys_addr = gpa, .memory_size = size};
-    if (size && flags & VMM_SLOT_READONLY) r.flags = KVM_MEM_READONLY;
+    struct kvm_userspace_memory_region r = {
+        .slot = (uint32_t)*slot,
+        .flags = size && flags & VMM_SLOT_READONLY ? KVM_MEM_READONLY : 0,
+        .guest_phys_addr = gpa,
+        .memory_size = size,
+        .userspace_addr = (uintptr_t)host,
+    };
     if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &r)) err = VMM_FAIL(vm, "KVM_SET_USER_MEMORY_REGION");
     if (!size || err) {
       vm->slots_used[*slot / 64] &= ~(1ull << (*slot % 64));

@@ -85,6 +85,17 @@ def test_conflicts_name_both_owners(site: Site, tmp_path: Path) -> None:
         compiled(site, config(tmp_path, "foo", "foo"))
 
 
+def test_an_architecture_has_devices_of_its_own(site: Site, tmp_path: Path) -> None:
+    plugin = site.root / "fake_arch/plugin.py"
+    plugin.write_text(plugin.read_text().replace('name = "fake"', 'name = "fake"\n        devices = ("foo", "absent")'))
+    with compiled(site, config(tmp_path)) as planned:
+        assert [device["type"] for device in planned.plan["devices"]] == ["foo"]
+    with compiled(site, config(tmp_path, DeviceConfig("foo", "b"))) as planned:  # the one asked for, no second
+        assert [device["options"]["mode"] for device in planned.plan["devices"]] == ["b"]
+    with compiled(site, config(tmp_path, DeviceConfig("foo", "off"))) as planned:
+        assert planned.plan["devices"] == []
+
+
 def test_load_outside_of_ram_is_refused(site: Site, tmp_path: Path) -> None:
     plugin = site.root / "fake_boot/plugin.py"
     plugin.write_text(plugin.read_text().replace("load_bytes(0x1000,", "load_bytes((64 << 20) - 1, b'xx' +"))

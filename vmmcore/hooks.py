@@ -122,6 +122,8 @@ if TYPE_CHECKING:
         #: module of the machine half, imported by the runner; holds ``class Platform``
         #: (see :class:`vmmcore.machine.assembly.Platform`)
         machine_module: str
+        #: optional: flags of devices that every machine has, where a plugin offers them
+        devices: Sequence[str]
 
         def layout(self, config: Any) -> Layout:
             """Where RAM, PCI windows and GSIs are. Raises UserError for what cannot be laid out."""

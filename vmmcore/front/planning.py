@@ -98,6 +98,12 @@ def _compile(
         plugins.load_named(plugin_argument(text)[0])
     machine = os.uname().machine
     arch = plugins.arch(machine)
+    wanted_types = {device.type for device in devices}
+    devices += [
+        DeviceConfig(key)
+        for key in getattr(arch, "devices", ())
+        if key not in wanted_types and plugins.offers(key)
+    ]
     layout: Layout = _guard(arch, lambda: arch.layout(config))
     plan = _empty_plan(config, arch, layout)
     context = PlanContext(config, layout, plan, arch, plugins, fds, dry_run=dry_run, tell=tell)

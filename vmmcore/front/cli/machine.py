@@ -146,8 +146,7 @@ def _usable(flag: str, values: dict[str, Any]) -> bool:
         (text.partition(",")[0] for text in values["plugins"]),
         default_plugins=values.get("default_plugins", True),
     )
-    entries = plugins.discovery.group("vmmcore.flags").get(flag, ())
-    return any(plugins.usable(plugins.discovery.plugin_name(entry)) for entry in entries)
+    return plugins.offers(flag)
 
 
 def run(given: dict[str, Any], wanted: list[tuple[str, str]]) -> int:
