@@ -87,7 +87,7 @@ def test_conflicts_name_both_owners(site: Site, tmp_path: Path) -> None:
 
 def test_an_architecture_has_devices_of_its_own(site: Site, tmp_path: Path) -> None:
     plugin = site.root / "fake_arch/plugin.py"
-    plugin.write_text(plugin.read_text().replace('name = "fake"', 'name = "fake"\n        devices = ("foo", "absent")'))
+    plugin.write_text(plugin.read_text().replace('name = "fake"', 'name = "fake"\n    devices = ("foo", "absent")'))
     with compiled(site, config(tmp_path)) as planned:
         assert [device["type"] for device in planned.plan["devices"]] == ["foo"]
     with compiled(site, config(tmp_path, DeviceConfig("foo", "b"))) as planned:  # the one asked for, no second
