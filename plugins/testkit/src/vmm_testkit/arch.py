@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What differs between the architectures, in one place: names, consoles, kernels, the machine that QEMU emulates."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+
+SUITE = "bookworm"
+
+
+class ArchError(Exception):
+    """No such architecture; one line that names those there are."""
+
+
+@dataclass(frozen=True)
+class Arch:
+    """An architecture: ``name`` is Linux's for the machine, ``debian`` dpkg's, ``triplet`` that of GCC."""
+
+    name: str
+    debian: str
+    triplet: str
+    #: e_machine of its ELF files
+    elf: int
+    #: the serial port's device
+    console: str
+    #: words of a guest's kernel command line: how it reboots, where it has a choice
+    reboot: str
+    #: Debian's kernels: the small one for clouds (first, the tests' default), and the one for all machines
+    flavours: tuple[str, str]
+    #: QEMU's arguments for a lab's host with virtualization, and words for that host's kernel
+    machine: tuple[str, ...]
+    words: str
+
+    @property
+    def native(self) -> bool:
+        """Whether this process runs on it."""
+        return platform.machine() == self.name
+
+    @property
+    def busybox(self) -> str:
+        """What the static busybox's package is called to who is to install it."""
+        return "busybox-static" if self.native else f"busybox-static:{self.debian}"
+
+
+ARCHES = {
+    arch.name: arch
+    for arch in (
+        Arch(
+            "x86_64", "amd64", "x86_64-linux-gnu", 62, "ttyS0", "reboot=t", ("cloud-amd64", "amd64"),
+            ("-M", "q35,vmport=off", "-cpu", "max,svm=on"),
+            "console=ttyS0 quiet reboot=t panic=-1 mitigations=off random.trust_cpu=on",
+        ),
+        # pauth-impdef: QEMU's cheap substitute for the pointer authentication that would cost half of the time.
+        Arch(
+            "aarch64", "arm64", "aarch64-linux-gnu", 183, "ttyAMA0", "", ("cloud-arm64", "arm64"),
+            ("-M", "virt,virtualization=on,gic-version=3", "-cpu", "max,pauth-impdef=on"),
+            "console=ttyAMA0 quiet panic=-1 mitigations=off random.trust_cpu=on",
+        ),
+    )
+}  # fmt: skip
+
+
+def arch_of(name: str = "") -> Arch:
+    """The architecture of that name; "" is this process's. Raises ArchError."""
+    found = ARCHES.get(name or platform.machine())
+    if found is None:
+        raise ArchError(f"architecture {name or platform.machine()!r}: use one of {', '.join(ARCHES)}")
+    return found
+
+
+def arch_of_flavour(flavour: str) -> Arch | None:
+    """The architecture of one of Debian's kernel flavours; None for an unknown one."""
+    return next((arch for arch in ARCHES.values() if flavour in arch.flavours), None)
