@@ -278,6 +278,8 @@ def test_topology_agrees_between_pptt_madt_and_dsdt(
         else:
             inside[number] = [outer for _, outer in reversed(open_containers)]
     assert list(inside) == list(leaves)
+    packages = [node[5] for node in nodes.values() if node[3] & 1]
+    assert packages == list(range(topology[3]))
     for uid, node in leaves.items():
         path = []
         parent = node[4]

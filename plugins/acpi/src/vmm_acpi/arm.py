@@ -117,7 +117,7 @@ def processor_tree(packages: int, clusters: int, cores: int, threads: int, uids:
 
     Each package has `clusters` clusters of `cores` cores of `threads` threads; 1 cluster or thread makes
     no level of its own.  The leaves take the processors' `uids` in order; inner nodes, the processor
-    containers, are numbered from 0.  Raises ValueError unless there are as many leaves as `uids`.
+    containers, are numbered from 0, packages first.  Raises ValueError unless there are as many leaves as `uids`.
     """
     text = f"{packages} packages of {clusters} clusters of {cores} cores of {threads} threads"
     if min(packages, clusters, cores, threads) < 1:
@@ -128,18 +128,21 @@ def processor_tree(packages: int, clusters: int, cores: int, threads: int, uids:
     leaf_flags = PPTT_ID_VALID | PPTT_LEAF | (PPTT_THREAD if threads > 1 else 0)
     nodes: list[Node] = []
     rest = iter(uids)
-    containers = 0
+    numbers = [0]  # the next container's, for each level
+    size = 1
+    for count in levels[:-2]:
+        size *= count
+        numbers.append(numbers[-1] + size)
 
     def grow(parent: int, depth: int) -> None:
-        nonlocal containers
         for _ in range(levels[depth]):
             place = len(nodes)
             if depth == len(levels) - 1:
                 nodes.append((parent, leaf_flags, next(rest)))
                 continue
             package = 0 if depth else PPTT_PACKAGE
-            nodes.append((parent, package | PPTT_ID_VALID | PPTT_IDENTICAL, containers))
-            containers += 1
+            nodes.append((parent, package | PPTT_ID_VALID | PPTT_IDENTICAL, numbers[depth]))
+            numbers[depth] += 1
             grow(place, depth + 1)
 
     grow(-1, 0)
