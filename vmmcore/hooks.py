@@ -124,6 +124,8 @@ if TYPE_CHECKING:
         machine_module: str
         #: optional: flags of devices that every machine has, where a plugin offers them
         devices: Sequence[str]
+        #: optional: likewise, of machines that start with firmware
+        firmware_devices: Sequence[str]
 
         def layout(self, config: Any) -> Layout:
             """Where RAM, PCI windows and GSIs are. Raises UserError for what cannot be laid out."""
