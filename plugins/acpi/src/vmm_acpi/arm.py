@@ -117,7 +117,7 @@ def processor_tree(packages: int, clusters: int, cores: int, threads: int, uids:
 
     Each package has `clusters` clusters of `cores` cores of `threads` threads; 1 cluster or thread makes
     no level of its own.  The leaves take the processors' `uids` in order; inner nodes, the processor
-    containers, are numbered from 0, packages first.  Raises ValueError unless the leaves are as many as `uids`.
+    containers, are numbered from 0, packages first.  Raises ValueError unless `uids` fit the leaves.
     """
     text = f"{packages} packages of {clusters} clusters of {cores} cores of {threads} threads"
     if min(packages, clusters, cores, threads) < 1:
