@@ -26,7 +26,7 @@ OPTIONS: list[tuple[tuple[str, ...], str, str | None, str]] = [
     (("--kernel",), "kernel", "FILE", "Kernel to boot (bzImage, vmlinux, … as boot methods know)."),
     (("--initramfs",), "initramfs", "FILE", "Initial RAM disk."),
     (("--cmdline",), "cmdline", "TEXT", "Kernel command line (default: words that plugins contribute)."),
-    (("--firmware",), "firmware", "FILE", "Firmware to boot instead of a kernel."),
+    (("--firmware",), "firmware", "FILE,…", "Firmware to boot instead of a kernel: path=, vars=, template=."),
     (("--cpus",), "cpus", "boot=N,…", "vCPUs: boot=, max=, topology=, affinity=, features=, max_phys_bits=."),
     (
         ("--memory",),
