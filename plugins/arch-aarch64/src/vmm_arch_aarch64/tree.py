@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 SPI, PPI = 0, 1
 LEVEL_HIGH = 4
 CLOCK_HZ = 24_000_000
-#: what stands for random bytes until the runner writes some, at each boot
-SEED_MARK = b"random bytes, written when the machine is built: 64 of these here"
-KASLR_SEED, RNG_SEED = SEED_MARK[:8], SEED_MARK[:64][::-1]
+#: what stands for random bytes until the runner writes some, at each boot; in no string, as NULs are inside
+KASLR_SEED, RNG_SEED = b"\0kaslr\0\xff", b"\0rng\0" + b"\xff" * 59
 
 
 def cells(*numbers: int) -> list[int]:
@@ -188,13 +187,17 @@ def interrupt_controller(gic: Mapping[str, Any], phandles: Mapping[str, int]) ->
 
 def host_bridge(segment: Mapping[str, Any], pci_gsis: Sequence[int], phandles: Mapping[str, int]) -> Node:
     """pci/host-generic-pci.yaml; IEEE 1275 PCI bus binding for ranges and interrupt-map."""
-    io, mmio32, mmio64 = 0x01000000, 0x02000000, 0x03000000
+    io, mmio32, mmio64, prefetchable = 0x01000000, 0x02000000, 0x03000000, 0x40000000
     ranges: list[int] = []
     if segment["pio"][1]:
         ranges += [io, *cells(0, at.PORTS, at.PORTS_SIZE)]
     ranges += [mmio32, *cells(segment["mmio32"][0], *segment["mmio32"])]
-    if segment["mmio64"][1]:
-        ranges += [mmio64, *cells(segment["mmio64"][0], *segment["mmio64"])]
+    base, size = segment["mmio64"]
+    if size:  # a window of 4 GiB or more must be prefetchable: Linux warns of any other; firmware uses only the other
+        plain = size if size < 4 * at.GIB else 2 * at.GIB
+        ranges += [mmio64, *cells(base, base, plain)]
+        if size > plain:
+            ranges += [mmio64 | prefetchable, *cells(base + plain, base + plain, size - plain)]
     lines: list[int] = []  # INTA of slot n; a power of two of them, so that a mask of the slot's low bits does
     for slot, gsi in enumerate(pci_gsis):
         lines += [slot << 11, 0, 0, 1, phandles["gic"], 0, 0, SPI, gsi, LEVEL_HIGH]
