@@ -24,8 +24,11 @@ class Arch:
     elf: int
     #: the serial port's device
     console: str
-    #: words of a guest's kernel command line: how it reboots, where it has a choice
-    reboot: str
+    #: words of a guest's kernel command line: its console, and how it reboots where it has a choice
+    guest_words: str
+    #: what /proc/interrupts calls a PCI device's line, and its messages
+    intx: str
+    msi: str
     #: Debian's kernels: the small one for clouds (first, the tests' default), and the one for all machines
     flavours: tuple[str, str]
     #: QEMU's arguments for a lab's host with virtualization, and words for that host's kernel
@@ -37,23 +40,20 @@ class Arch:
         """Whether this process runs on it."""
         return platform.machine() == self.name
 
-    @property
-    def busybox(self) -> str:
-        """What the static busybox's package is called to who is to install it."""
-        return "busybox-static" if self.native else f"busybox-static:{self.debian}"
-
 
 ARCHES = {
     arch.name: arch
     for arch in (
         Arch(
-            "x86_64", "amd64", "x86_64-linux-gnu", 62, "ttyS0", "reboot=t", ("cloud-amd64", "amd64"),
+            "x86_64", "amd64", "x86_64-linux-gnu", 62, "ttyS0", "console=ttyS0 reboot=t", "IO-APIC", "PCI-MSI",
+            ("cloud-amd64", "amd64"),
             ("-M", "q35,vmport=off", "-cpu", "max,svm=on"),
             "console=ttyS0 quiet reboot=t panic=-1 mitigations=off random.trust_cpu=on",
         ),
         # pauth-impdef: QEMU's cheap substitute for the pointer authentication that would cost half of the time.
         Arch(
-            "aarch64", "arm64", "aarch64-linux-gnu", 183, "ttyAMA0", "", ("cloud-arm64", "arm64"),
+            "aarch64", "arm64", "aarch64-linux-gnu", 183, "ttyAMA0", "console=ttyAMA0", "GICv3", "ITS-MSI",
+            ("cloud-arm64", "arm64"),
             ("-M", "virt,virtualization=on,gic-version=3", "-cpu", "max,pauth-impdef=on"),
             "console=ttyAMA0 quiet panic=-1 mitigations=off random.trust_cpu=on",
         ),
@@ -67,8 +67,3 @@ def arch_of(name: str = "") -> Arch:
     if found is None:
         raise ArchError(f"architecture {name or platform.machine()!r}: use one of {', '.join(ARCHES)}")
     return found
-
-
-def arch_of_flavour(flavour: str) -> Arch | None:
-    """The architecture of one of Debian's kernel flavours; None for an unknown one."""
-    return next((arch for arch in ARCHES.values() if flavour in arch.flavours), None)

@@ -30,7 +30,7 @@ from vmm_testkit.arch import Arch
 from vmm_testkit.cache import cache_dir, make_dir, make_file
 from vmm_testkit.foreign_root import PYTHON, compile_python, foreign_root
 from vmm_testkit.host import find, run
-from vmm_testkit.lab_session import LabError
+from vmm_testkit.lab_session import LabMissing
 
 #: what tests use beside what the packages declare
 TOOLS = ("pytest>=8", "pytest-timeout", "pytest-rerunfailures")
@@ -38,6 +38,7 @@ TOOLS = ("pytest>=8", "pytest-timeout", "pytest-rerunfailures")
 _NOT = {"bench", "build", "dist", "docs", "examples", "fuzz", "plugins", "tests", "tools"}
 #: makes a wheel of the current directory: backend, output directory
 _BUILD = "import importlib, sys; importlib.import_module(sys.argv[1]).build_wheel(sys.argv[2])"
+_SCRIPT = "#!{tree}/bin/python\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
 _SITE = f"lib/python{PYTHON}/site-packages"
 
 
@@ -45,7 +46,7 @@ _SITE = f"lib/python{PYTHON}/site-packages"
 def foreign_packages(arch: Arch) -> Path:
     """The environment: ``bin/python``, ``bin/vmm``, the core, all plugins, pytest. Made if it is not there.
 
-    A package that does not build is left out, with a line on standard error. Raises LabError.
+    A package that does not build is left out, with a line on standard error. Raises LabMissing.
     """
     root = foreign_root(arch)
     core = _checkout()
@@ -59,19 +60,19 @@ def foreign_packages(arch: Arch) -> Path:
     def fill(tree: Path) -> None:
         site = tree / _SITE
         site.parent.mkdir(parents=True)
-        run(LabError, "cp", "-al", str(others), str(site))
+        run(LabMissing, "cp", "-al", str(others), str(site))
         for wheel in wheels:
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(site)
         compile_python(site)
-        (tree / "pyvenv.cfg").write_text(f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {PYTHON}.0\n")
+        (tree / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = false\n")
         (tree / "bin").mkdir()
         (tree / "bin/python").symlink_to(f"/usr/bin/python{PYTHON}")
         (tree / "bin/python3").symlink_to("python")
         for name, target in _scripts(site):
             module, _, function = target.partition(":")
             script = tree / "bin" / name
-            script.write_text(f"#!{path}/bin/python\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
+            script.write_text(_SCRIPT.format(tree=path, module=module, function=function))
             script.chmod(0o755)
 
     return make_dir(path, fill)
@@ -90,7 +91,7 @@ def _checkout() -> Path:
     folder = Path(unquote(urlparse(said.get("url", "")).path))
     if "dir_info" in said and _project(folder).get("name") == "vmmcore":
         return folder
-    raise LabError("a lab of another architecture needs the packages' sources: run it in a checkout of vmm")
+    raise LabMissing("a lab of another architecture needs the packages' sources: run it in a checkout of vmm")
 
 
 def _parts(core: Path) -> list[Path]:
@@ -137,10 +138,10 @@ def _from_index(arch: Arch, wanted: Sequence[str]) -> Path:
 
     def fill(tree: Path) -> None:
         if importlib.util.find_spec("pip") is None:
-            raise LabError(f"pip is missing: run `{sys.executable} -m ensurepip`")
+            raise LabMissing(f"pip is missing: run `{sys.executable} -m ensurepip`")
         platforms = [f"manylinux_2_{minor}_{arch.name}" for minor in range(36, 16, -1)] + [f"manylinux2014_{arch.name}"]
         run(
-            LabError, sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile",
+            LabMissing, sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile",
             "--target", str(tree), "--only-binary=:all:", "--implementation=cp", "--abi=abi3", "--abi=none",
             f"--abi=cp{PYTHON.replace('.', '')}", f"--python-version={PYTHON}",
             *(word for name in platforms for word in ("--platform", name)), *wanted,
@@ -197,7 +198,8 @@ def _wheel(folder: Path, core: Path, arch: Arch, root: Path) -> Path | None:
     text = failed.read_text()
     why = re.search(r"^.*\b[Ee]rror: .*$", text, re.MULTILINE)
     line = why[0] if why else (text.strip().splitlines() or ["it says nothing"])[-1]
-    print(f"vmm lab: {folder} does not build for {arch.name}: {line} (all of it: {failed})", file=sys.stderr, flush=True)
+    said = f"vmm lab: {folder} does not build for {arch.name}: {line} (all of it: {failed})"
+    print(said, file=sys.stderr, flush=True)
     return None
 
 
@@ -213,8 +215,9 @@ def _build(folder: Path, sources: list[Path], core: Path, arch: Arch, root: Path
     backend = system.get("build-backend", "setuptools.build_meta")
     for name in (backend.partition(".")[0], "cffi"):
         if importlib.util.find_spec(name) is None:
-            raise LabError(f"{name} is missing, which packages are built with: run `{sys.executable} -m pip install {name}`")
-    compiler = find(LabError, f"{arch.triplet}-gcc", f"gcc-{arch.triplet.replace('_', '-')}")
+            mend = f"run `{sys.executable} -m pip install {name}`"
+            raise LabMissing(f"{name} is missing, which packages are built with: {mend}")
+    compiler = find(LabMissing, f"{arch.triplet}-gcc", f"gcc-{arch.triplet.replace('_', '-')}")
     gcc = f"{compiler} --sysroot={root} -I{root}/usr/include/python{PYTHON}"
     env = os.environ | {
         "CC": gcc, "LDSHARED": f"{gcc} -shared", "PYTHONPATH": str(core), "_PYTHON_HOST_PLATFORM": f"linux-{arch.name}",

@@ -16,14 +16,14 @@ from vmm_testkit.apt import foreign_apt
 from vmm_testkit.arch import SUITE, Arch
 from vmm_testkit.cache import cache_dir, make_dir
 from vmm_testkit.host import run
-from vmm_testkit.lab_session import LabError
+from vmm_testkit.lab_session import LabMissing
 
 #: what the jobs of a lab use; the Python headers are for this machine's cross compiler
 PACKAGES = (
-    "bash", "busybox-static", "coreutils", "dash", "diffutils", "findutils", "grep", "gzip", "hostname", "mawk", "sed", "tar",
-    "util-linux", "mount", "procps", "kmod", "ca-certificates",
-    "python3", "libpython3.11-dev",
-    "e2fsprogs", "ethtool", "iperf3", "iproute2", "iputils-ping", "lz4", "pciutils", "zstd", "fio", "strace",
+    "bash", "busybox-static", "coreutils", "dash", "diffutils", "findutils", "grep", "gzip", "hostname", "mawk", "sed",
+    "tar", "util-linux", "mount", "procps", "kmod", "ca-certificates",
+    "python3", "libpython3.11-dev", "gcc",
+    "e2fsprogs", "ethtool", "iperf3", "iproute2", "iputils-ping", "lz4", "passt", "pciutils", "zstd", "fio",
     "qemu-system-arm", "qemu-efi-aarch64",
 )  # fmt: skip
 #: the version of Debian's Python there
@@ -42,14 +42,14 @@ _LINKS = {"usr/bin/awk": "mawk", "etc/mtab": "/proc/self/mounts"}
 
 
 def foreign_root(arch: Arch) -> Path:
-    """The tree in the cache; made if it is not there (a minute, and a network). Raises LabError."""
+    """The tree in the cache; made if it is not there (a minute, and a network). Raises LabMissing."""
     key = hashlib.sha256(repr(("3", SUITE, PACKAGES, _FILES, _LINKS)).encode()).hexdigest()[:16]
 
     def fill(tree: Path) -> None:
-        foreign_apt(LabError, arch).unpack(tree, PACKAGES)
+        foreign_apt(LabMissing, arch).unpack(tree, PACKAGES)
         # Debian has these as links; the packages still have files in the directories.
         for name in ("bin", "sbin", "lib"):
-            run(LabError, "cp", "-alf", f"{tree / name}/.", str(tree / "usr" / name))
+            run(LabMissing, "cp", "-alf", f"{tree / name}/.", str(tree / "usr" / name))
             shutil.rmtree(tree / name)
             (tree / name).symlink_to(f"usr/{name}")
         for name in _REMOVED:

@@ -69,7 +69,8 @@ def _foreign_libraries(program: Path, root: Path, arch: Arch) -> list[str]:
     found: dict[str, None] = {}
     todo = [program]
     for path in todo:  # grows meanwhile
-        text = run(InitramfsError, "readelf", "--wide", "--program-headers", "--dynamic", str(path), hint="package binutils has it")
+        command = ["readelf", "--wide", "--program-headers", "--dynamic", str(path)]
+        text = run(InitramfsError, *command, hint="the package binutils has it")
         names = re.findall(r"\(NEEDED\).*\[(.*)\]", text)
         for name in [*re.findall(r"interpreter: (.*)\]", text), *(f"/usr/lib/{arch.triplet}/{name}" for name in names)]:
             if name in found or Path(name).name.startswith("ld-") and name.startswith("/usr"):

@@ -116,7 +116,8 @@ def kernel_from_tree(root: Path, package: str = "") -> Kernel:
 def debian_kernel(flavour: str = "cloud", *, refresh: bool = False) -> Kernel:
     """The newest ``linux-image-<flavour>`` that apt knows, from the cache or downloaded into it.
 
-    "cloud" and "standard" are Debian's two flavours for this machine's architecture. The answer of apt is remembered until apt's lists change; ``refresh`` asks again.
+    "cloud" and "standard" are Debian's two flavours for this machine's architecture. The answer of apt is
+    remembered until apt's lists change; ``refresh`` asks again.
     Raises KernelError.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", flavour):

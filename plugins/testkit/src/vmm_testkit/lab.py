@@ -31,11 +31,11 @@ from vmm_testkit.foreign_packages import foreign_packages
 from vmm_testkit.foreign_root import foreign_root
 from vmm_testkit.initramfs import Initramfs
 from vmm_testkit.kernels import Kernel, debian_kernel
-from vmm_testkit.lab_session import LabError, LabStalled, LabTimeout, Session, Stream
+from vmm_testkit.lab_session import LabError, LabMissing, LabStalled, LabTimeout, Session, Stream
 from vmm_testkit.process import kill_group, spawn
 from vmm_testkit.qemu import Qemu, lab_qemu
 
-__all__ = ["Lab", "LabError", "LabStalled", "LabTimeout", "drive", "in_lab"]
+__all__ = ["Lab", "LabError", "LabMissing", "LabStalled", "LabTimeout", "drive", "in_lab"]
 
 #: Variables handed to the job as they are (and all that begin with VMM_ or LC_).
 PASSED_ENV = (
@@ -128,21 +128,21 @@ class Lab:
 
         ``env`` is added to the variables that are passed anyway (``PASSED_ENV``). ``timeout`` (seconds) covers
         everything from here to the job's end. Output goes to ``stdout`` and ``stderr`` as it comes (default:
-        our own). Raises LabTimeout, LabStalled, LabError; QemuError (a LabError), KernelError or InitramfsError while
+        our own). Raises LabTimeout, LabStalled, LabError (LabMissing where it cannot start), KernelError or InitramfsError while
         preparing.
         QEMU is gone when this returns or raises, and dies with us.
         """
         if not argv:
-            raise LabError("no command to run in the lab")
+            raise LabMissing("no command to run in the lab")
         if self.out and not self.out.is_dir():
-            raise LabError(f"{self.out}: no such directory to share")
+            raise LabMissing(f"{self.out}: no such directory to share")
         if self.intel_iommu and self.arch.name != "x86_64":
-            raise LabError(f"the lab has no IOMMU for {self.arch.name}")
+            raise LabMissing(f"the lab has no IOMMU for {self.arch.name}")
         for name, path in self.drives.items():
             if not re.fullmatch(r"[A-Za-z0-9._-]{1,20}", name):
-                raise LabError(f"drive {name!r}: a name has 1 to 20 letters, digits, dots, dashes, underscores")
+                raise LabMissing(f"drive {name!r}: a name has 1 to 20 letters, digits, dots, dashes, underscores")
             if not path.is_file():
-                raise LabError(f"drive {name}: {path}: no such file")
+                raise LabMissing(f"drive {name}: {path}: no such file")
         qemu = lab_qemu(self.arch.name, counted=self.icount)
         if qemu.note:
             sys.stderr.write(f"vmm lab: {qemu.note}\n")

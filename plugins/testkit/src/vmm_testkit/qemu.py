@@ -19,7 +19,7 @@ from pathlib import Path
 from vmm_testkit.apt import PrivateApt
 from vmm_testkit.cache import cache_dir, locked, make_dir
 from vmm_testkit.host import debian_mirror
-from vmm_testkit.lab_session import LabError
+from vmm_testkit.lab_session import LabMissing
 
 #: the first major version whose emulated SVM is good enough
 WANTED = 11
@@ -30,7 +30,7 @@ PROGRAMS = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}
 _AGAIN = 12 * 3600.0
 
 
-class QemuError(LabError):
+class QemuError(LabMissing):
     """No QEMU: one line that says why and what to do."""
 
 
