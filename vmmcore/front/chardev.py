@@ -71,7 +71,7 @@ def open_stream(context: PlanContext, options: StreamOptions, flag: str, *, inpu
 
 
 def plan_serial_port(context: PlanContext, options: SocketStreamOptions, device: dict[str, Any]) -> None:
-    """What :class:`vmmcore.serialport.SerialPort` needs but its place: ``files`` and ``options``. Raises UserError."""
+    """What :class:`vmmcore.cdevice.SerialPort` needs but its place: ``files`` and ``options``. Raises UserError."""
     device["files"] = open_stream(context, options, "--serial")
     nodes = [context.plan["files"][index].get("node") for kind, index in device["files"].items() if kind == "listen"]
     device["options"] = {"host": options.kind, "sockets": [node for node in nodes if node]}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The runner's half of the serial port: which C device it is; all else is :class:`vmmcore.serialport.SerialPort`'s."""
+"""The runner's half of the serial port: which C device it is; all else is :class:`vmmcore.cdevice.SerialPort`'s."""
 
 from __future__ import annotations
 
-from vmmcore.serialport import SerialPort
+from vmmcore.cdevice import SerialPort
 
 from . import _native
 
