@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python half of a device whose registers are a plugin's C code: a thin handle. Serial ports have one of their own."""
+"""The Python half of a device whose registers are a plugin's C code: a thin handle, and what serial ports add to it."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class SerialPort(CDevice):
 
     def remove(self) -> None:
         super().remove()
-        if self.options.get("sockets") and self.id not in self.machine.devices:  # not for a reboot, which goes on with it
+        if self.options.get("sockets") and self.id not in self.machine.devices:  # else a reboot goes on with them
             from .sockets import remove
 
             remove(self.options["sockets"])
