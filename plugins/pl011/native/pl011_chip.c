@@ -204,7 +204,7 @@ int pl011_chip_restore(struct pl011_chip *u, const struct pl011_state *s) {
   unsigned size = fifo_size(s->lcr_h);
   if (s->rx_len > size || s->tx_len > size || s->ilpr > 0xff || s->ibrd > 0xffff || s->fbrd > 0x3f || s->lcr_h > 0xff ||
       (s->cr & ~(uint32_t)CR_MASK) || s->ifls > 0x3f || s->imsc > INT_MASK || (s->ris & ~(uint32_t)INT_POSSIBLE) ||
-      s->dmacr > 7 || (s->rsr & ~(uint32_t)RSR_OE) || s->overrun > 1)
+      s->dmacr > 7 || (s->rsr & ~(uint32_t)RSR_OE) || s->overrun > 1 || (!s->rx_len && s->ris & (INT_RX | INT_RT)))
     return -1;
   for (unsigned i = 0; i < s->rx_len; i++)
     if (s->rx[i] & ~(DR_OE | 0xffu)) return -1;

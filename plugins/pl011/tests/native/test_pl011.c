@@ -267,10 +267,10 @@ static void save_and_restore(void) {
   pl011_save(p, &same);
   CHECK(!memcmp(&state, &same, sizeof state));
   CHECK(in32(UARTIBRD) == 13 && in32(UARTDR) == 'i' && in32(UARTDR) == 'n');
-  struct pl011_state bad[] = {state, state, state, state, state, state};
+  struct pl011_state bad[] = {state, state, state, state, state, state, state};
   bad[0].rx_len = 33, bad[1].tx_len = ~0u, bad[2].lcr_h = 0, bad[3].ris = 1u << 7, bad[4].rx[0] = 0x100,
-  bad[5].cr = 0x10000;
-  for (unsigned i = 0; i < 6; i++) CHECK(pl011_restore(p, &bad[i]) == -1);
+  bad[5].cr = 0x10000, bad[6].rx_len = 0;
+  for (unsigned i = 0; i < 7; i++) CHECK(pl011_restore(p, &bad[i]) == -1);
   CHECK(in32(UARTFR) & FR_RXFE);
   stop(p);
   CHECK(host_got("T"));
