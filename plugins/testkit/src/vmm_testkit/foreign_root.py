@@ -17,6 +17,7 @@ from vmm_testkit.arch import SUITE, Arch
 from vmm_testkit.cache import cache_dir, make_dir
 from vmm_testkit.host import run
 from vmm_testkit.lab_session import LabMissing
+from vmm_testkit.qemu import PROGRAMS
 
 #: what the jobs of a lab use; the Python headers are for this machine's cross compiler
 PACKAGES = (
@@ -24,12 +25,16 @@ PACKAGES = (
     "tar", "util-linux", "mount", "procps", "kmod", "ca-certificates",
     "python3", "libpython3.11-dev", "gcc",
     "e2fsprogs", "ethtool", "iperf3", "iproute2", "iputils-ping", "lz4", "passt", "pciutils", "zstd", "fio",
-    "qemu-system-arm", "qemu-efi-aarch64",
 )  # fmt: skip
+#: a VMM to compare with, and firmware
+_MORE = {"aarch64": (PROGRAMS["aarch64"], "qemu-efi-aarch64"), "x86_64": (PROGRAMS["x86_64"], "ovmf")}
 #: the version of Debian's Python there
 PYTHON = "3.11"
 #: removed: nobody reads it there
-_REMOVED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/perl", "usr/share/perl5")
+_REMOVED = (
+    "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/perl", "usr/share/perl5",
+    "usr/share/AAVMF/*.ms.*", "usr/share/AAVMF/*.snakeoil.*",
+)  # fmt: skip
 #: what the packages' scripts would have made
 _FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
@@ -43,17 +48,21 @@ _LINKS = {"usr/bin/awk": "mawk", "etc/mtab": "/proc/self/mounts"}
 
 def foreign_root(arch: Arch) -> Path:
     """The tree in the cache; made if it is not there (a minute, and a network). Raises LabMissing."""
-    key = hashlib.sha256(repr(("3", SUITE, PACKAGES, _FILES, _LINKS)).encode()).hexdigest()[:16]
+    packages = (*PACKAGES, *_MORE[arch.name])
+    key = hashlib.sha256(repr(("4", SUITE, packages, _REMOVED, _FILES, _LINKS)).encode()).hexdigest()[:16]
 
     def fill(tree: Path) -> None:
-        foreign_apt(LabMissing, arch).unpack(tree, PACKAGES)
+        foreign_apt(LabMissing, arch).unpack(tree, packages)
         # Debian has these as links; the packages still have files in the directories.
         for name in ("bin", "sbin", "lib"):
             run(LabMissing, "cp", "-alf", f"{tree / name}/.", str(tree / "usr" / name))
             shutil.rmtree(tree / name)
             (tree / name).symlink_to(f"usr/{name}")
-        for name in _REMOVED:
-            shutil.rmtree(tree / name, ignore_errors=True)
+        for path in (path for name in _REMOVED for path in tree.glob(name)):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
         for name, text in _FILES.items():
             (tree / name).write_text(text)
         for name, target in _LINKS.items():
