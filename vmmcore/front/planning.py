@@ -160,7 +160,7 @@ def _empty_plan(config: VmConfig, arch: Arch, layout: Layout) -> dict[str, Any]:
     }
 
 
-#: VMM_MAX_VCPUS of native.h: as many as there are 8-bit APIC ids
+#: VMM_MAX_VCPUS of native.h
 MAX_VCPUS = 255
 
 
