@@ -40,8 +40,9 @@ def _row(discovery: Discovery, name: str) -> dict[str, Any]:
             "vmmcore.commands": "vmm ",
         }
         if entry.group in kind:
-            here = f" (not on {discovery.machine})" if discovery.inert(entry) else ""
-            provides.append(kind[entry.group] + entry.name + here)
+            inert = discovery.inert(entry)
+            shown = f"{entry.name} (not on {discovery.machine})" if inert else entry.name.partition("@")[0]
+            provides.append(kind[entry.group] + shown)
     return {
         "name": name,
         "dist": " and ".join(sorted({entry.dist for entry in entries})),
