@@ -141,6 +141,7 @@ static int answer(unsigned long request, void *arg) {
   case KVM_GET_API_VERSION:
     return KVM_API_VERSION;
   case KVM_CREATE_VM:
+    fake.vm_type = (unsigned long)arg;
     return eventfd(0, EFD_CLOEXEC);
   case KVM_GET_VCPU_MMAP_SIZE:
     return GUEST_RUN_SIZE;

@@ -19,6 +19,15 @@ TEST(vm_creation_errors_name_the_call) {
   }
 }
 
+TEST(vm_of_a_type) {
+  int err = 0;
+  const char *what = "";
+  vmm_vm *vm = vmm_vm_new("/dev/null", 36, &err, &what);
+  CHECK(vm);
+  EQ(fake.vm_type, 36);
+  fake_vm_end(vm);
+}
+
 TEST(vm_api_table) {
   const struct vmm_api *api = vmm_api_get();
   EQ(vmm_api_check(api, VMM_API_MINOR), 0);
