@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the C half with a made-up core and a made-up KVM for Arm, under ASan and UBSan, and runs it, on any machine."""
+"""Builds the C half with a made-up core and KVM for Arm, under ASan and UBSan, and runs it, on any machine."""
 
 from __future__ import annotations
 
