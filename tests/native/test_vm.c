@@ -234,6 +234,9 @@ TEST(vcpu_exits_become_events) {
   run = (struct kvm_run){.exit_reason = KVM_EXIT_FAIL_ENTRY};
   run.fail_entry.hardware_entry_failure_reason = 0x80000021;
   expect_event(&run, VMM_EVENT_ERROR, "0x80000021");
+  run = (struct kvm_run){.exit_reason = KVM_EXIT_ARM_NISV};
+  run.arm_nisv.fault_ipa = 0x9000000;
+  expect_event(&run, VMM_EVENT_ERROR, "0x9000000");
   run = (struct kvm_run){.exit_reason = 999};
   expect_event(&run, VMM_EVENT_ERROR, "0x3e7");
 }
