@@ -138,16 +138,17 @@ static void cfg_read(struct vmm_pci_segment *seg, unsigned slot, uint32_t at, ui
 /* --- INTx --- */
 
 static void drive(vmm_pci_dev *dev) {
-  if (!dev->intx_gsi) return;
+  if (!dev->intx_wired) return;
   bool on = dev->intx && !(__atomic_load_n(&dev->cfg[COMMAND + 1], __ATOMIC_RELAXED) & COMMAND_NO_INTX >> 8);
   if (vmm_irq_level(dev->vm, dev->intx_gsi, dev->slot & 31, on) && on)
     vmm_log(dev->vm, 4, "PCI %02x: cannot raise interrupt %u", dev->slot, dev->intx_gsi);
 }
 
 void vmm_pci_set_intx(vmm_pci_dev *dev, uint32_t gsi) {
+  dev->intx_wired = true;
   dev->intx_gsi = gsi;
   dev->cfg[INTERRUPT_LINE] = (uint8_t)gsi;
-  dev->cfg[INTERRUPT_PIN] = gsi ? 1 : 0;
+  dev->cfg[INTERRUPT_PIN] = 1; /* INTA */
 }
 
 /* Level of INTA, as the device has it; the guest may hold it back in the command register. Any thread. */

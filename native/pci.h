@@ -62,7 +62,8 @@ struct vmm_pci_dev {
   vmm_pci_access_fn on_access;
   void *on_access_opaque;
   pthread_mutex_t intx_lock;
-  uint32_t intx_gsi; /* 0: no pin */
+  bool intx_wired;   /* the function has an interrupt pin, and it ends at intx_gsi */
+  uint32_t intx_gsi;
   bool intx;         /* asserted by the device, whether or not the guest lets it through */
 };
 
