@@ -152,34 +152,36 @@ def _from_index(arch: Arch, wanted: Sequence[str]) -> Path:
     return make_dir(cache_dir("lab") / f"index-{arch.debian}-{key}", fill)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """The files that a package is built from, in order."""
-    for path in sorted(folder.iterdir()):
-        name = path.name
-        if name.startswith(".") or name == "__pycache__" or name.endswith((".egg-info", ".so")) or path.is_symlink():
-            continue
+def _sources(folder: Path) -> dict[str, bytes]:
+    """What a package is built from: relative path -> content."""
+    found: dict[str, bytes] = {}
+
+    def add(path: Path) -> None:
+        if path.name.startswith(".") or path.name == "__pycache__" or path.is_symlink():
+            return
         if path.is_dir():
-            yield from _files(path)
-        else:
-            yield path
+            for child in sorted(path.iterdir()):
+                add(child)
+        elif path.suffix not in (".so", ".o"):
+            found[str(path.relative_to(folder))] = path.read_bytes()
 
-
-def _sources(folder: Path) -> list[Path]:
-    tops = [path for path in sorted(folder.iterdir()) if path.name not in _NOT and not path.name.startswith(".")]
-    parts = [list(_files(path)) if path.is_dir() else [path] for path in tops if not path.name.endswith(".egg-info")]
-    return [path for part in parts for path in part]
+    for path in sorted(folder.iterdir()):
+        package = path.is_dir() and path.name not in _NOT and not path.name.endswith(".egg-info")
+        if package or path.suffix in (".py", ".toml") or path.name.startswith(("LICENSE", "MANIFEST", "README")):
+            add(path)
+    return found
 
 
 def _wheel(folder: Path, core: Path, arch: Arch, root: Path) -> Path | None:
     """The package's wheel in the cache; None, and a line on standard error, when it does not build."""
     sources = _sources(folder)
-    native = (folder / "setup.py").exists()
-    # Packages with C code compile against the core's headers.
-    seen = sources + (sorted((core / "vmmcore/include").rglob("*.h")) if native and folder != core else [])
-    digest = hashlib.sha256(repr(("1", arch.name, str(root), metadata.version("cffi"))).encode())
-    for path in seen:
-        data = path.read_bytes()
-        digest.update(f"{path.relative_to(folder if path in sources else core)} {len(data)}\n".encode() + data)
+    seen = dict(sources)
+    if "setup.py" in sources:  # it has C code, which is compiled against the core's headers
+        headers = core / "vmmcore/include"
+        seen |= {f"core: {path.relative_to(headers)}": path.read_bytes() for path in sorted(headers.rglob("*.h"))}
+    digest = hashlib.sha256(repr(("2", arch.name, str(root), metadata.version("cffi"))).encode())
+    for name, data in seen.items():
+        digest.update(f"{name} {len(data)}\n".encode() + data)
     stem = f"{folder.name if folder != core else 'vmmcore'}-{arch.debian}-{digest.hexdigest()[:20]}"
     store = cache_dir("lab") / "wheels"
     store.mkdir(exist_ok=True)
@@ -187,12 +189,11 @@ def _wheel(folder: Path, core: Path, arch: Arch, root: Path) -> Path | None:
     wheel = store / f"{stem}.whl"
     if not wheel.exists() and not failed.exists():
         with tempfile.TemporaryDirectory(prefix="vmm-wheel-") as scratch:
-            made = _build(folder, sources, core, arch, root, Path(scratch))
+            made = _build(sources, core, arch, root, Path(scratch))
             if isinstance(made, str):
                 failed.write_text(made)
             else:
-                data = made.read_bytes()
-                make_file(wheel, lambda path: (path.write_bytes(data), None)[1])
+                make_file(wheel, lambda path: (shutil.copyfile(made, path), None)[1])
     if wheel.exists():
         return wheel
     text = failed.read_text()
@@ -203,15 +204,14 @@ def _wheel(folder: Path, core: Path, arch: Arch, root: Path) -> Path | None:
     return None
 
 
-def _build(folder: Path, sources: list[Path], core: Path, arch: Arch, root: Path, scratch: Path) -> Path | str:
+def _build(sources: dict[str, bytes], core: Path, arch: Arch, root: Path, scratch: Path) -> Path | str:
     """Build in a copy, so that nothing of it gets into the sources; the wheel, or what the build said."""
     copy, out = scratch / "source", scratch / "wheel"
-    for path in sources:
-        target = copy / path.relative_to(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
+    for name, data in sources.items():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(data)
     out.mkdir()
-    system = tomllib.loads((folder / "pyproject.toml").read_text()).get("build-system", {})
+    system = tomllib.loads(sources["pyproject.toml"].decode()).get("build-system", {})
     backend = system.get("build-backend", "setuptools.build_meta")
     for name in (backend.partition(".")[0], "cffi"):
         if importlib.util.find_spec(name) is None:
