@@ -44,8 +44,8 @@ class EntryPoint:
 class Discovery:
     """The entry points of vmm's groups, read once. Directories as in `path` (default ``sys.path``).
 
-    A flag ``NAME@MACHINE`` is the flag NAME on that machine (`machine`, default: what ``uname -m`` prints), where it
-    comes before a plain NAME; on other machines it is inert.
+    A flag or boot method ``NAME@MACHINE`` is NAME on that machine (`machine`, default: what ``uname -m`` prints), where
+    it comes before a plain NAME; on other machines it is inert.
     """
 
     def __init__(
@@ -126,7 +126,8 @@ class Discovery:
         groups: dict[str, dict[str, list[EntryPoint]]] = {group: {} for group in GROUPS}
         for entry in found:
             groups[entry.group].setdefault(entry.name, []).append(entry)
-        groups["vmmcore.flags"] = self._for_machine(groups["vmmcore.flags"])
+        for group in ("vmmcore.flags", "vmmcore.boot"):
+            groups[group] = self._for_machine(groups[group])
         return groups
 
     def _for_machine(self, flags: dict[str, list[EntryPoint]]) -> dict[str, list[EntryPoint]]:
