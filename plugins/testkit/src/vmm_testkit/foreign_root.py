@@ -21,8 +21,8 @@ from vmm_testkit.qemu import PROGRAMS
 
 #: what the jobs of a lab use; the Python headers are for this machine's cross compiler
 PACKAGES = (
-    "bash", "busybox-static", "coreutils", "dash", "diffutils", "findutils", "grep", "gzip", "hostname", "mawk", "sed",
-    "tar", "util-linux", "mount", "procps", "kmod", "ca-certificates",
+    "libc-bin", "bash", "busybox-static", "coreutils", "dash", "diffutils", "findutils", "grep", "gzip", "hostname", "mawk",
+    "sed", "tar", "util-linux", "mount", "procps", "kmod", "ca-certificates",
     "python3", "libpython3.11-dev", "gcc",
     "e2fsprogs", "ethtool", "iperf3", "iproute2", "iputils-ping", "lz4", "passt", "pciutils", "zstd", "fio",
 )  # fmt: skip
