@@ -16,6 +16,7 @@ import pytest
 
 from vmm_testkit import foreign_packages as packages
 from vmm_testkit.arch import ARCHES, ArchError, arch_of
+from vmm_testkit.cache import keep_newest
 from vmm_testkit.initramfs import Initramfs
 from vmm_testkit.kernels import Kernel, KernelError
 from vmm_testkit.kernels import debian_kernel as fetch
@@ -90,6 +91,16 @@ class Installed:
 def machine_of(elf: bytes) -> int:
     assert elf[:4] == b"\x7fELF"
     return int(struct.unpack_from("<H", elf, 18)[0])
+
+
+def test_what_is_unused_for_a_week_goes(tmp_path: Path) -> None:
+    for name in ("x-old", "x-new", "y-old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    for name in ("x-old", "y-old"):
+        os.utime(tmp_path / name, (0, 0))
+    assert keep_newest(tmp_path / "x-new", "x-*") == tmp_path / "x-new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x-new", "y-old"]
 
 
 def test_a_bad_architecture_names_the_good_ones() -> None:

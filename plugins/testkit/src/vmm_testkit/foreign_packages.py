@@ -27,7 +27,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from vmm_testkit.arch import Arch
-from vmm_testkit.cache import cache_dir, make_dir, make_file
+from vmm_testkit.cache import cache_dir, keep_newest, make_dir, make_file
 from vmm_testkit.foreign_root import PYTHON, compile_python, foreign_root
 from vmm_testkit.host import find, run
 from vmm_testkit.lab_session import LabMissing
@@ -75,7 +75,7 @@ def foreign_packages(arch: Arch) -> Path:
             script.write_text(_SCRIPT.format(tree=path, module=module, function=function))
             script.chmod(0o755)
 
-    return make_dir(path, fill)
+    return keep_newest(make_dir(path, fill), f"packages-{arch.debian}-*")
 
 
 def _checkout() -> Path:
@@ -149,7 +149,7 @@ def _from_index(arch: Arch, wanted: Sequence[str]) -> Path:
         shutil.rmtree(tree / "bin", ignore_errors=True)
         compile_python(tree)
 
-    return make_dir(cache_dir("lab") / f"index-{arch.debian}-{key}", fill)
+    return keep_newest(make_dir(cache_dir("lab") / f"index-{arch.debian}-{key}", fill), f"index-{arch.debian}-*")
 
 
 def _sources(folder: Path) -> dict[str, bytes]:
@@ -195,7 +195,7 @@ def _wheel(folder: Path, core: Path, arch: Arch, root: Path) -> Path | None:
             else:
                 make_file(wheel, lambda path: (shutil.copyfile(made, path), None)[1])
     if wheel.exists():
-        return wheel
+        return keep_newest(wheel, f"{stem.rpartition('-')[0]}-*")
     text = failed.read_text()
     why = re.search(r"^.*\b[Ee]rror: .*$", text, re.MULTILINE)
     line = why[0] if why else (text.strip().splitlines() or ["it says nothing"])[-1]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vmm_testkit.apt import foreign_apt
 from vmm_testkit.arch import SUITE, Arch
-from vmm_testkit.cache import cache_dir, make_dir
+from vmm_testkit.cache import cache_dir, keep_newest, make_dir
 from vmm_testkit.host import run
 from vmm_testkit.lab_session import LabMissing
 from vmm_testkit.qemu import PROGRAMS
@@ -70,7 +70,7 @@ def foreign_root(arch: Arch) -> Path:
                 (tree / name).symlink_to(target)
         compile_python(tree / f"usr/lib/python{PYTHON}")
 
-    return make_dir(cache_dir("lab") / f"{SUITE}-{arch.debian}-{key}", fill)
+    return keep_newest(make_dir(cache_dir("lab") / f"{SUITE}-{arch.debian}-{key}", fill), f"{SUITE}-{arch.debian}-*")
 
 
 def compile_python(tree: Path) -> None:

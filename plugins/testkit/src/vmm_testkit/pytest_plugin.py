@@ -102,9 +102,9 @@ def without_lab_options(args: list[str]) -> list[str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """With ``--lab``: hand the session to a pytest in the lab, and its exit code back."""
-    arch = arch_of(config.getoption("--lab-arch") or "")
     if not (config.getoption("--lab") or config.getoption("--lab-arch")) or config.option.help:
         return None
+    arch = arch_of(config.getoption("--lab-arch") or "")
     from vmm_testkit.kvm import kvm_state
     from vmm_testkit.lab import Lab, LabError, in_lab
 
