@@ -42,6 +42,20 @@ void vmm_bus_access(vmm_vm *vm, int space, uint64_t addr, void *data, uint32_t s
   }
 }
 
+/* Ports as memory. Inside a handler already: the epoch is the vCPU's, whichever table it looks at. */
+static void ports_io(void *opaque, uint64_t offset, void *data, uint32_t size, int is_write) {
+  vmm_vm *vm = opaque;
+  const struct vmm_region *r = find(atomic_load(&vm->bus[VMM_PIO].table), offset);
+  if (r && size <= r->len - (offset - r->base)) r->fn(r->opaque, offset - r->base, data, size, is_write);
+}
+
+/* For a CPU without port instructions: ports [0, len) are at address `base`. Before any PCI segment. */
+int vmm_bus_ports(vmm_vm *vm, uint64_t base, uint64_t len) {
+  int err = vmm_bus_add(vm, VMM_MMIO, base, len, ports_io, vm);
+  if (!err) vm->ports_at = base;
+  return err;
+}
+
 /* Wait until every handler that was running has returned. Not from a vCPU thread. */
 void vmm_bus_sync(vmm_vm *vm) {
   if (vmm_vcpu_self()) return;
@@ -136,6 +150,7 @@ int vmm_bus_del(vmm_vm *vm, int space, uint64_t base) {
 }
 
 int vmm_bus_init(vmm_vm *vm) {
+  vm->ports_at = VMM_NO_ADDR;
   for (int i = 0; i < 2; i++) {
     struct vmm_table *t = calloc(1, sizeof *t);
     if (!t) return -ENOMEM;

@@ -13,7 +13,7 @@ struct vmm_event {
   ...;
 };
 
-vmm_vm *vmm_vm_new(const char *device, int *err, const char **what);
+vmm_vm *vmm_vm_new(const char *device, unsigned long type, int *err, const char **what);
 void vmm_vm_free(vmm_vm *vm);
 const void *vmm_api_get(void);
 const char *vmm_failed(vmm_vm *vm);
@@ -45,13 +45,16 @@ void vmm_mem_dirty(vmm_vm *vm, uint64_t gpa, uint64_t len);
 int vmm_mem_load(vmm_vm *vm, uint64_t gpa, int fd, uint64_t offset, uint64_t size);
 int vmm_mem_write(vmm_vm *vm, uint64_t gpa, const void *data, uint64_t size);
 int vmm_mem_fd(vmm_vm *vm, uint64_t gpa, uint64_t *offset);
+int vmm_mem_slot(vmm_vm *vm, int *slot, uint64_t gpa, uint64_t size, void *host, uint32_t flags);
 int vmm_mem_log(vmm_vm *vm, int on);
 int64_t vmm_mem_fetch_log(vmm_vm *vm, uint64_t gpa, uint64_t *bitmap, uint64_t words);
 
 int vmm_bus_add(vmm_vm *vm, int space, uint64_t base, uint64_t len, vmm_io_fn fn, void *opaque);
 int vmm_bus_del(vmm_vm *vm, int space, uint64_t base);
+int vmm_bus_ports(vmm_vm *vm, uint64_t base, uint64_t len);
 
 int vmm_irq_chip(vmm_vm *vm, uint32_t chip, uint32_t pins);
+void vmm_irq_model(vmm_vm *vm, uint32_t line_base, int device_ids);
 int vmm_irqfd_open(vmm_vm *vm, uint32_t gsi);
 void vmm_irqfd_close(vmm_vm *vm, uint32_t gsi, int fd);
 int vmm_irq_level(vmm_vm *vm, uint32_t gsi, unsigned source, int level);

@@ -39,6 +39,15 @@ int vmm_irq_chip(vmm_vm *vm, uint32_t chip, uint32_t pins) {
   return vmm_irq_commit(vm);
 }
 
+/* What differs between interrupt controllers: the number of GSI 0 in KVM_IRQ_LINE (KVM API §4.25), and whether messages
+ * carry a device id (§4.52, KVM_MSI_VALID_DEVID). Before the guest runs. */
+void vmm_irq_model(vmm_vm *vm, uint32_t line_base, int device_ids) {
+  pthread_mutex_lock(&vm->irq.lock);
+  vm->irq.line_base = line_base;
+  vm->irq.device_ids = device_ids;
+  pthread_mutex_unlock(&vm->irq.lock);
+}
+
 /* A GSI for a message; -ENOSPC when all are taken. */
 int vmm_irq_alloc(vmm_vm *vm) {
   int gsi = -ENOSPC;
@@ -62,13 +71,13 @@ void vmm_irq_release(vmm_vm *vm, uint32_t gsi) {
   pthread_mutex_unlock(&vm->irq.lock);
 }
 
-/* Note a route; takes effect with the next commit. */
-int vmm_irq_msi(vmm_vm *vm, uint32_t gsi, uint64_t addr, uint32_t data) {
+/* Note a route; takes effect with the next commit. `device`: who sends it, for controllers that ask. */
+int vmm_irq_msi(vmm_vm *vm, uint32_t gsi, uint64_t addr, uint32_t data, uint32_t device) {
   if (gsi >= VMM_MAX_GSI) return -EINVAL;
-  struct vmm_route r = {.type = KVM_IRQ_ROUTING_MSI + 1, .addr = addr, .data = data};
+  struct vmm_route r = {.type = KVM_IRQ_ROUTING_MSI + 1, .addr = addr, .data = data, .device = device};
   pthread_mutex_lock(&vm->irq.lock);
   struct vmm_route *at = &vm->irq.route[gsi];
-  if (at->type != r.type || at->addr != addr || at->data != data) {
+  if (at->type != r.type || at->addr != addr || at->data != data || at->device != device) {
     *at = r;
     vm->irq.dirty = true;
   }
@@ -94,6 +103,7 @@ int vmm_irq_commit(vmm_vm *vm) {
           e->u.msi.address_lo = (uint32_t)r->addr;
           e->u.msi.address_hi = (uint32_t)(r->addr >> 32);
           e->u.msi.data = r->data;
+          if (vm->irq.device_ids) e->flags = KVM_MSI_VALID_DEVID, e->u.msi.devid = r->device;
         } else {
           e->u.irqchip.irqchip = r->chip;
           e->u.irqchip.pin = r->pin;
@@ -145,7 +155,7 @@ int vmm_irq_level(vmm_vm *vm, uint32_t gsi, unsigned source, int level) {
     uint64_t before = vm->irq.level[gsi], after = level ? before | 1ull << source : before & ~(1ull << source);
     vm->irq.level[gsi] = after;
     if (!before != !after) {
-      struct kvm_irq_level l = {.irq = gsi, .level = after != 0};
+      struct kvm_irq_level l = {.irq = vm->irq.line_base + gsi, .level = after != 0};
       if (ioctl(vm->fd, KVM_IRQ_LINE, &l)) err = VMM_FAIL(vm, "KVM_IRQ_LINE");
     }
   }
@@ -154,6 +164,7 @@ int vmm_irq_level(vmm_vm *vm, uint32_t gsi, unsigned source, int level) {
 }
 
 int vmm_ioeventfd(vmm_vm *vm, int space, uint64_t addr, uint32_t len, int fd, int assign) {
+  if (space == VMM_PIO && vm->ports_at != VMM_NO_ADDR) space = VMM_MMIO, addr += vm->ports_at;
   struct kvm_ioeventfd r = {
       .addr = addr,
       .len = len,

@@ -195,19 +195,27 @@ void vmm_mem_dirty_host(vmm_vm *vm, const void *host, uint64_t len) {
   }
 }
 
-/* Memory of a BAR: not RAM that devices reach, only the guest. *slot -1: none yet; gpa VMM_NO_ADDR: take it away. */
-int vmm_mem_bar(vmm_vm *vm, int *slot, uint64_t gpa, uint64_t size, void *hva) {
+/*
+ * Have the guest see host memory at gpa: memory of a BAR, a ROM. No RAM: devices do not reach it. What is written to
+ * VMM_SLOT_READONLY memory comes to the bus. *slot -1: none yet; size 0: take it away.
+ */
+int vmm_mem_slot(vmm_vm *vm, int *slot, uint64_t gpa, uint64_t size, void *host, uint32_t flags) {
   pthread_mutex_lock(&vm->lock);
   int err = 0;
-  if (*slot < 0 && gpa != VMM_NO_ADDR) {
+  if (*slot < 0 && size) {
     *slot = slot_id(vm);
     if (*slot < 0) err = VMM_FAIL(vm, "memory slots");
   }
   if (!err && *slot >= 0) {
-    struct kvm_userspace_memory_region r = {.slot = (uint32_t)*slot, .userspace_addr = (uintptr_t)hva};
-    if (gpa != VMM_NO_ADDR) r.guest_phys_addr = gpa, r.memory_size = size;
+    struct kvm_userspace_memory_region r = {
+        .slot = (uint32_t)*slot,
+        .flags = size && flags & VMM_SLOT_READONLY ? KVM_MEM_READONLY : 0,
+        .guest_phys_addr = gpa,
+        .memory_size = size,
+        .userspace_addr = (uintptr_t)host,
+    };
     if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &r)) err = VMM_FAIL(vm, "KVM_SET_USER_MEMORY_REGION");
-    if (gpa == VMM_NO_ADDR || err) {
+    if (!size || err) {
       vm->slots_used[*slot / 64] &= ~(1ull << (*slot % 64));
       *slot = -1;
     }

@@ -43,7 +43,8 @@ static bool route(vmm_pci_dev *dev, unsigned v) {
     vmm_log(dev->vm, 4, "PCI %02x: no GSI left for MSI-X vector %u", dev->slot, v);
     return false;
   }
-  return !vmm_irq_msi(dev->vm, (uint32_t)vec->gsi, word(m, v, 0) | (uint64_t)word(m, v, 1) << 32, word(m, v, 2));
+  uint64_t address = word(m, v, 0) | (uint64_t)word(m, v, 1) << 32;
+  return !vmm_irq_msi(dev->vm, (uint32_t)vec->gsi, address, word(m, v, 2), vmm_pci_requester(dev));
 }
 
 static void arm(vmm_pci_dev *dev, unsigned v) {

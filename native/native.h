@@ -77,7 +77,7 @@ struct vmm_route {
   uint8_t type; /* 0: none, else KVM_IRQ_ROUTING_* */
   uint32_t chip, pin;
   uint64_t addr;
-  uint32_t data;
+  uint32_t data, device; /* of a message; the device id only where the interrupt controller wants one */
 };
 
 struct vmm_irqs {
@@ -85,6 +85,8 @@ struct vmm_irqs {
   struct vmm_route *route;    /* [VMM_MAX_GSI] */
   uint64_t *level;            /* [VMM_MAX_GSI] sources that hold the line up; made when first used */
   uint32_t first_msi, n_used; /* GSIs below first_msi are pins */
+  uint32_t line_base;         /* what KVM_IRQ_LINE calls GSI 0 */
+  bool device_ids;            /* messages carry the id of who sends them (GICv3 ITS) */
   bool dirty;
   uint64_t commits; /* KVM_SET_GSI_ROUTING calls, a counter */
 };
@@ -132,6 +134,7 @@ struct vmm_vm {
   _Atomic bool logging; /* some slot may be logging writes */
   uint64_t slots_used[8]; /* bitmap of KVM memory slot ids */
   struct vmm_bus bus[2];
+  uint64_t ports_at; /* where ports are in memory; VMM_NO_ADDR: the CPU has instructions for them */
   struct vmm_irqs irq;
   vmm_loop *loops[VMM_MAX_LOOPS];
   struct vmm_pci_segment *segment[VMM_MAX_SEGMENTS];
@@ -155,7 +158,7 @@ uint64_t vmm_now_ns(void);
 void vmm_post_event(vmm_vm *vm, uint32_t kind, uint64_t arg);
 void vmm_log(vmm_vm *vm, int level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
-vmm_vm *vmm_vm_new(const char *device, int *err, const char **what);
+vmm_vm *vmm_vm_new(const char *device, unsigned long type, int *err, const char **what);
 void vmm_vm_free(vmm_vm *vm);
 const struct vmm_api *vmm_api_get(void);
 const char *vmm_failed(vmm_vm *vm);
@@ -188,7 +191,7 @@ int vmm_mem_del(vmm_vm *vm, uint64_t gpa);
 void *vmm_mem(vmm_vm *vm, uint64_t gpa, uint64_t len);
 void *vmm_mem_part(vmm_vm *vm, uint64_t gpa, uint64_t *len);
 void vmm_mem_dirty_host(vmm_vm *vm, const void *host, uint64_t len);
-int vmm_mem_bar(vmm_vm *vm, int *slot, uint64_t gpa, uint64_t size, void *hva);
+int vmm_mem_slot(vmm_vm *vm, int *slot, uint64_t gpa, uint64_t size, void *host, uint32_t flags);
 void vmm_mem_dirty(vmm_vm *vm, uint64_t gpa, uint64_t len);
 int vmm_mem_load(vmm_vm *vm, uint64_t gpa, int fd, uint64_t offset, uint64_t size);
 int vmm_mem_write(vmm_vm *vm, uint64_t gpa, const void *data, uint64_t size);
@@ -204,6 +207,7 @@ int vmm_bus_add(vmm_vm *vm, int space, uint64_t base, uint64_t len, vmm_io_fn fn
 int vmm_bus_del(vmm_vm *vm, int space, uint64_t base);
 /* Swap in one step; from or to may be VMM_NO_ADDR. Does not wait for running handlers. */
 int vmm_bus_move(vmm_vm *vm, int space, uint64_t from, uint64_t to, uint64_t len, vmm_io_fn fn, void *opaque);
+int vmm_bus_ports(vmm_vm *vm, uint64_t base, uint64_t len);
 void vmm_bus_sync(vmm_vm *vm);
 void vmm_bus_access(vmm_vm *vm, int space, uint64_t addr, void *data, uint32_t size, int is_write);
 
@@ -211,9 +215,10 @@ void vmm_bus_access(vmm_vm *vm, int space, uint64_t addr, void *data, uint32_t s
 int vmm_irq_init(vmm_vm *vm);
 void vmm_irq_free(vmm_vm *vm);
 int vmm_irq_chip(vmm_vm *vm, uint32_t chip, uint32_t pins);
+void vmm_irq_model(vmm_vm *vm, uint32_t line_base, int device_ids);
 int vmm_irq_alloc(vmm_vm *vm);
 void vmm_irq_release(vmm_vm *vm, uint32_t gsi);
-int vmm_irq_msi(vmm_vm *vm, uint32_t gsi, uint64_t addr, uint32_t data);
+int vmm_irq_msi(vmm_vm *vm, uint32_t gsi, uint64_t addr, uint32_t data, uint32_t device);
 int vmm_irq_commit(vmm_vm *vm);
 int vmm_irq_assign(vmm_vm *vm, uint32_t gsi, int fd, int assign);
 int vmm_irqfd_open(vmm_vm *vm, uint32_t gsi);

@@ -74,7 +74,7 @@ static void ioeventfds(vmm_pci_dev *dev, struct vmm_bar *b, int assign) {
 }
 
 static void map_memory(vmm_pci_dev *dev, struct vmm_bar *b) {
-  if (b->memory && vmm_mem_bar(dev->vm, &b->slot, b->at, b->size, b->memory))
+  if (b->memory && vmm_mem_slot(dev->vm, &b->slot, b->at, b->at == VMM_NO_ADDR ? 0 : b->size, b->memory, 0))
     vmm_log(dev->vm, 4, "PCI %02x: cannot map the memory of a BAR", dev->slot);
 }
 
@@ -138,16 +138,17 @@ static void cfg_read(struct vmm_pci_segment *seg, unsigned slot, uint32_t at, ui
 /* --- INTx --- */
 
 static void drive(vmm_pci_dev *dev) {
-  if (!dev->intx_gsi) return;
+  if (!dev->intx_wired) return;
   bool on = dev->intx && !(__atomic_load_n(&dev->cfg[COMMAND + 1], __ATOMIC_RELAXED) & COMMAND_NO_INTX >> 8);
   if (vmm_irq_level(dev->vm, dev->intx_gsi, dev->slot & 31, on) && on)
     vmm_log(dev->vm, 4, "PCI %02x: cannot raise interrupt %u", dev->slot, dev->intx_gsi);
 }
 
 void vmm_pci_set_intx(vmm_pci_dev *dev, uint32_t gsi) {
+  dev->intx_wired = true;
   dev->intx_gsi = gsi;
   dev->cfg[INTERRUPT_LINE] = (uint8_t)gsi;
-  dev->cfg[INTERRUPT_PIN] = gsi ? 1 : 0;
+  dev->cfg[INTERRUPT_PIN] = 1; /* INTA */
 }
 
 /* Level of INTA, as the device has it; the guest may hold it back in the command register. Any thread. */
@@ -216,7 +217,7 @@ static void cf8_io(void *opaque, uint64_t offset, void *data, uint32_t size, int
 
 /* --- segments --- */
 
-/* CF8/CFC reach segment 0 only, and only where the architecture has ports (pio_size > 0). */
+/* CF8/CFC reach segment 0 only, and only where the CPU has ports. */
 int vmm_pci_segment_add(vmm_vm *vm, unsigned id, uint64_t ecam, uint64_t mmio32, uint64_t mmio32_size, uint64_t mmio64,
                         uint64_t mmio64_size, uint64_t pio, uint64_t pio_size) {
   if (id >= VMM_MAX_SEGMENTS || vm->segment[id]) return -EINVAL;
@@ -226,7 +227,7 @@ int vmm_pci_segment_add(vmm_vm *vm, unsigned id, uint64_t ecam, uint64_t mmio32,
       .vm = vm, .id = id, .ecam = ecam, .window = {{mmio32, mmio32_size}, {mmio64, mmio64_size}, {pio, pio_size}}};
   pthread_mutex_init(&seg->lock, NULL);
   int err = vmm_bus_add(vm, VMM_MMIO, ecam, ECAM_SIZE, ecam_io, seg);
-  if (!err && !id && pio_size) {
+  if (!err && !id && pio_size && vm->ports_at == VMM_NO_ADDR) {
     err = vmm_bus_add(vm, VMM_PIO, CONFIG_ADDRESS, 8, cf8_io, seg);
     if (err) vmm_bus_del(vm, VMM_MMIO, ecam);
   }

@@ -62,9 +62,16 @@ struct vmm_pci_dev {
   vmm_pci_access_fn on_access;
   void *on_access_opaque;
   pthread_mutex_t intx_lock;
-  uint32_t intx_gsi; /* 0: no pin */
+  bool intx_wired;   /* the function has an interrupt pin, and it ends at intx_gsi */
+  uint32_t intx_gsi;
   bool intx;         /* asserted by the device, whether or not the guest lets it through */
 };
+
+/* Who a message comes from: the requester id on a segment's only bus, 256 ids to a segment (the tables that tell the
+ * guest, msi-map and IORT, say the same). */
+static inline uint32_t vmm_pci_requester(const vmm_pci_dev *dev) {
+  return (dev->seg ? dev->seg->id << 8 : 0) | dev->slot << 3;
+}
 
 bool vmm_msix_io(vmm_pci_dev *dev, unsigned bar, uint64_t offset, void *data, uint32_t size, int is_write);
 void vmm_msix_control(vmm_pci_dev *dev);

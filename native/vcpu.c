@@ -169,6 +169,10 @@ static void on_exit_reason(struct vmm_vcpu *v) {
                 : "KVM_EXIT_INTERNAL_ERROR",
             run->internal.suberror, run->internal.ndata > 1 ? run->internal.data[1] : 0);
     break;
+  case KVM_EXIT_ARM_NISV: /* a load or store of two registers, or with write-back, to a device */
+    give_up(v, "KVM_EXIT_ARM_NISV: KVM does not decode the instruction that accessed a device", run->arm_nisv.esr_iss,
+            run->arm_nisv.fault_ipa);
+    break;
   case KVM_EXIT_FAIL_ENTRY:
     give_up(v, "KVM_EXIT_FAIL_ENTRY", run->fail_entry.hardware_entry_failure_reason, 0);
     break;

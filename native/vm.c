@@ -40,8 +40,9 @@ void vmm_vm_free(vmm_vm *vm) {
   free(vm);
 }
 
-/* Open `device` (/dev/kvm) and make a VM. NULL: *err is the errno, *what the call. */
-vmm_vm *vmm_vm_new(const char *device, int *err, const char **what) {
+/* Open `device` (/dev/kvm) and make a VM of `type` (KVM API §4.2: 0, or what the architecture has to say). NULL: *err
+ * is the errno, *what the call. */
+vmm_vm *vmm_vm_new(const char *device, unsigned long type, int *err, const char **what) {
   vmm_vm *vm = calloc(1, sizeof *vm);
   if (!vm) return *err = ENOMEM, *what = "malloc", NULL;
   vm->kvm_fd = vm->fd = vm->event_fd = vm->poll_fd = -1;
@@ -74,7 +75,7 @@ vmm_vm *vmm_vm_new(const char *device, int *err, const char **what) {
   }
   *what = "KVM_CREATE_VM";
   do
-    vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, 0);
+    vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, type);
   while (vm->fd < 0 && errno == EINTR);
   if (vm->fd < 0) goto fail_errno;
   *what = "KVM_GET_VCPU_MMAP_SIZE";
@@ -262,6 +263,7 @@ const struct vmm_api vmm_api_table = {
     .queue_loop = vmm_queue_loop,
     .queue_handle = vmm_queue_handle,
     .counter = vmm_counter,
+    .mem_slot = vmm_mem_slot,
 };
 
 const struct vmm_api *vmm_api_get(void) {

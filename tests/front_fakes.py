@@ -121,7 +121,7 @@ class Site:
         script = Path(sys.executable).with_name("vmm")
         env = {**os.environ, "PYTHONPATH": str(self.root), **dict(kwargs.pop("env", {}))}  # type: ignore[call-overload]
         if only:
-            env.setdefault("VMM_DISABLE_PLUGINS", "arch-*,boot-*,serial,debugcon,pvpanic,acpi")
+            env.setdefault("VMM_DISABLE_PLUGINS", "arch-*,boot-*,serial,pl0*,debugcon,pvpanic,acpi")
         return subprocess.run(
             [str(script), *args],
             capture_output=True,

@@ -13,6 +13,7 @@ import vmmcore
 KNOWN = {
     0: "e43efc870ee4db4a",
     1: "f8ba20244281c41c",
+    2: "4455ffa3a94bb48f",
 }
 
 

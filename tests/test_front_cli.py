@@ -233,6 +233,31 @@ def test_only_named_plugins(site: Site, kernel: str) -> None:
     one_line(site.vmm("plan", "--kernel", kernel, *named[:3]), 2, "add --plugin fake-boot")
 
 
+def test_a_flag_of_two_words(site: Site, kernel: str) -> None:
+    site.dist(
+        "vmm-foo-bar",
+        "[vmmcore]\nfoo-bar = fake_bar\n[vmmcore.flags]\nfoo-bar = fake_bar\n",
+        {"fake_bar": FOO.replace('DeviceType("foo"', 'DeviceType("foo-bar"').replace("'foo'", "'foo-bar'")},
+    )
+    plan = json.loads(site.vmm("plan", "--json", "--kernel", kernel, "--foo-bar", "b", "--foo", "a").stdout)
+    assert [device["type"] for device in plan["devices"]] == ["foo-bar", "foo"]
+    assert site.vmm("run", "--help").returncode == 0
+
+
+def test_what_belongs_to_another_machine_is_inert_and_says_so(site: Site, kernel: str) -> None:
+    site.dist(
+        "vmm-other",
+        "[vmmcore]\nother = fake_other\n[vmmcore.arch]\npdp11 = fake_other\n[vmmcore.flags]\nfoo@pdp11 = fake_other\n",
+        {"fake_other": "raise ImportError"},
+    )
+    rows = {line.split()[0]: line for line in site.vmm("plugins", "list").stdout.splitlines()}
+    assert rows["other"].split()[1] == "inert"
+    assert f"arch pdp11 (not on {MACHINE})" in rows["other"]
+    assert f"--foo@pdp11 (not on {MACHINE})" in rows["other"]
+    assert rows["foo"].split()[1] == "ok"
+    assert site.vmm("plan", "--kernel", kernel, "--foo", "a").returncode == 0
+
+
 def in_python(site: Site, program: str, *args: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(site.root), "VMM_DISABLE_PLUGINS": "arch-*,boot-*,serial"}
     return subprocess.run(

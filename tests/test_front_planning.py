@@ -85,6 +85,17 @@ def test_conflicts_name_both_owners(site: Site, tmp_path: Path) -> None:
         compiled(site, config(tmp_path, "foo", "foo"))
 
 
+def test_an_architecture_has_devices_of_its_own(site: Site, tmp_path: Path) -> None:
+    plugin = site.root / "fake_arch/plugin.py"
+    plugin.write_text(plugin.read_text().replace('name = "fake"', 'name = "fake"\n    devices = ("foo", "absent")'))
+    with compiled(site, config(tmp_path)) as planned:
+        assert [device["type"] for device in planned.plan["devices"]] == ["foo"]
+    with compiled(site, config(tmp_path, DeviceConfig("foo", "b"))) as planned:  # the one asked for, no second
+        assert [device["options"]["mode"] for device in planned.plan["devices"]] == ["b"]
+    with compiled(site, config(tmp_path, DeviceConfig("foo", "off"))) as planned:
+        assert planned.plan["devices"] == []
+
+
 def test_load_outside_of_ram_is_refused(site: Site, tmp_path: Path) -> None:
     plugin = site.root / "fake_boot/plugin.py"
     plugin.write_text(plugin.read_text().replace("load_bytes(0x1000,", "load_bytes((64 << 20) - 1, b'xx' +"))
@@ -184,4 +195,20 @@ def test_the_scanner_finds_what_importlib_metadata_finds() -> None:
     found = Discovery(disabled="")
     for group in ("vmmcore", "vmmcore.flags", "vmmcore.arch", "vmmcore.boot", "vmmcore.commands"):
         expected = {(entry.name, entry.module) for entry in entry_points(group=group)}
-        assert {(e.name, e.module) for entries in found.group(group).values() for e in entries} == expected
+        ours = [entry for name in found.names() for entry in found.entries(name) if entry.group == group]
+        assert {(entry.name, entry.module) for entry in ours} == expected
+
+
+@pytest.mark.parametrize(
+    ("machine", "module"), [("aarch64", "fake_bar.plugin"), ("riscv64", "fake_foo.plugin")]
+)
+def test_a_flag_may_be_another_plugins_on_one_machine(site: Site, machine: str, module: str) -> None:
+    site.dist(
+        "vmm-bar",
+        "[vmmcore]\nbar = fake_bar.plugin\n[vmmcore.flags]\nfoo@aarch64 = fake_bar.plugin\n",
+        {"fake_bar.plugin": FOO, "fake_bar.device": ""},
+    )
+    plugins = Plugins(discovery=Discovery([str(site.root)], disabled="", machine=machine))
+    assert [*plugins.discovery.group("vmmcore.flags")] == ["foo"]
+    assert plugins.device_type("foo", "--foo")[0].module.__name__ == module
+    assert {"foo", "bar"} <= set(plugins.discovery.names())

@@ -38,6 +38,7 @@ ALLOWED = {
     "_cffi_backend",
     "vmmcore",
     "vmmcore._native",
+    "vmmcore.cdevice",
     "vmmcore.device",
     "vmmcore.errors",
     "vmmcore.machine",

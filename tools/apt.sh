@@ -8,7 +8,8 @@ purpose=${1:-build}
 build="gcc libc6-dev python3-venv python3-dev"
 run="$build busybox-static e2fsprogs kmod mmdebstrap passt uidmap"
 lab="$run qemu-system-x86"
-test="$lab acpica-tools clang libclang-rt-dev cpio dmidecode ethtool iperf3 iproute2 iputils-ping libslirp-helper lz4 pciutils zstd"
+arm="qemu-system-arm gcc-aarch64-linux-gnu"
+test="$lab $arm acpica-tools arch-test binfmt-support clang libclang-rt-dev cpio dmidecode ethtool iperf3 iproute2 iputils-ping libslirp-helper lz4 pciutils qemu-user-static zstd"
 bench="$lab ethtool fio iperf3 iputils-ping"
 case $purpose in
   build) want=$build ;;

@@ -68,7 +68,7 @@ def main() -> str:
     usable = status.state == "usable"
     need("run" if usable else "lab")
     try:
-        kernel = debian_kernel("cloud-amd64")
+        kernel = debian_kernel("cloud")
         root = DebianRoot(kernel, packages=BASE_PACKAGES, size_mib=2048)
         if not root.path.exists():
             print("vmm: building a Debian root file system from packages, once", flush=True)

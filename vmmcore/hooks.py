@@ -8,6 +8,7 @@ A plugin is a module named by an entry point of group ``vmmcore``::
 
     [project.entry-points."vmmcore.flags"]
     foo = "vmm_foo.plugin"              # optional: `vmm run --foo …` without --plugin
+    "foo@aarch64" = "vmm_foo.plugin"    # the same on one machine only, where it comes before foo
 
 The module holds ``API = (1, 0)`` (the core API it was written for) and functions
 marked with ``@hookimpl``. It is imported only in the *front* (the process that
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from .front.planning import Layout, PlanContext
 
     F = TypeVar("F", bound=Callable[..., Any])
+    #: what a property of a device tree's node is made of (:func:`vmm_fdt_nodes`); a dict is a node inside
+    Property = str | int | bytes | Sequence[str] | Sequence[int] | dict[str, "Property"]
 
 #: (major, minor) of the plugin API. A plugin of another major, or of a newer minor, is disabled.
 API_VERSION = (1, 0)
@@ -119,6 +122,10 @@ if TYPE_CHECKING:
         #: module of the machine half, imported by the runner; holds ``class Platform``
         #: (see :class:`vmmcore.machine.assembly.Platform`)
         machine_module: str
+        #: optional: flags of devices that every machine has, where a plugin offers them
+        devices: Sequence[str]
+        #: optional: likewise, of machines that start with firmware
+        firmware_devices: Sequence[str]
 
         def layout(self, config: Any) -> Layout:
             """Where RAM, PCI windows and GSIs are. Raises UserError for what cannot be laid out."""
@@ -153,6 +160,16 @@ def vmm_cmdline_words(context: PlanContext) -> Sequence[str]:  # type: ignore[em
 @hookspec
 def vmm_acpi_nodes(context: PlanContext) -> Sequence[bytes]:  # type: ignore[empty-body]
     r"""AML objects to place in ``\_SB`` (x86-64; AArch64 with UEFI)."""
+
+
+@hookspec
+def vmm_fdt_nodes(context: PlanContext) -> Sequence[tuple[str, dict[str, Property]]]:  # type: ignore[empty-body]
+    """Nodes to place in the root of the device tree (AArch64), each with its name and properties.
+
+    A property is a string, a list of strings, one 32-bit cell (int), a list of cells, bytes as they are, True
+    (present, empty), or a dict: a node inside. Addresses and sizes in the root have two cells, an interrupt has
+    three (Devicetree Specification 0.4 §2.2.4, and the kernel's binding arm,gic-v3).
+    """
 
 
 @hookspec

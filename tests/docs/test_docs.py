@@ -239,7 +239,7 @@ def our_flags() -> set[str]:
     found: set[str] = set()
     for path in ROOT.glob("plugins/*/pyproject.toml"):
         entries = tomllib.loads(path.read_text())["project"].get("entry-points", {})
-        found |= {f"--{key}" for key in entries.get("vmmcore.flags", {})}
+        found |= {"--" + key.partition("@")[0] for key in entries.get("vmmcore.flags", {})}
     return found
 
 

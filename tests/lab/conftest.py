@@ -9,30 +9,38 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vmm_testkit.arch import Arch, arch_of
 from vmm_testkit.guest import DebianGuest
 from vmm_testkit.initramfs import Initramfs
 from vmm_testkit.kernels import Kernel
 from vmm_testkit.kernels import debian_kernel as newest_kernel
 from vmm_testkit.lab import in_lab
 
-MODULES = {"cloud-amd64": ["pvpanic-pci"], "amd64": ["pvpanic-pci"]}
+#: Debian's arm64 kernels have no driver for it
+MODULES = {"x86_64": ["pvpanic-pci"], "aarch64": []}
+
+
+@pytest.fixture(scope="session")
+def arch() -> Arch:
+    """The architecture of this host, and so of its guests."""
+    return arch_of()
 
 
 @pytest.fixture(scope="session")
 def kernel_of() -> Callable[[str], Kernel]:
-    """The newest Debian kernel of a flavour."""
+    """The newest Debian kernel of a flavour, "cloud" or "standard"."""
     return newest_kernel
 
 
 @pytest.fixture(scope="session")
-def initramfs_of(kernel_of: Callable[[str], Kernel]) -> Callable[[str], Path]:
+def initramfs_of(kernel_of: Callable[[str], Kernel], arch: Arch) -> Callable[[str], Path]:
     """An initramfs with a command loop, lspci and the modules that these tests use."""
     made: dict[str, Path] = {}
 
     def build(flavour: str) -> Path:
         if flavour not in made:
             kernel = kernel_of(flavour)
-            made[flavour] = Initramfs(kernel, modules=MODULES[flavour], programs=["/usr/bin/lspci"],
+            made[flavour] = Initramfs(kernel, modules=MODULES[arch.name], programs=["/usr/bin/lspci"],
                                       files={"/usr/share/misc/pci.ids": b"\n"}).build()
         return made[flavour]
 

@@ -9,14 +9,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from vmm_testkit.arch import arch_of
 from vmm_testkit.guest import DebianGuest
 from vmm_testkit.kernels import Kernel
+from vmm_testkit.qemu import PROGRAMS
 
 pytestmark = pytest.mark.linux_guest
 
 WARNING = 4  # of syslog: below are errors
 
-QEMU = ["qemu-system-x86_64", "-accel", "kvm", "-cpu", "host", "-m", "512", "-nodefaults", "-no-user-config",
+PROGRAM = f"qemu-system-{arch_of().name}"
+MACHINES = {
+    "x86_64": (["-M", "q35"], ["-M", "microvm,pic=on,pit=on,rtc=on"]),
+    "aarch64": (["-M", "virt,gic-version=3"],),
+}
+QEMU = [PROGRAM, "-accel", "kvm", "-cpu", "host", "-m", "512", "-nodefaults", "-no-user-config",
         "-display", "none", "-serial", "stdio", "-kernel", "{kernel}", "-initrd", "{initramfs}", "-append", "{cmdline}"]
 
 
@@ -34,14 +41,14 @@ def complaints(guest: DebianGuest) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("flavour", ["cloud-amd64", "amd64"])
+@pytest.mark.parametrize("flavour", ["cloud", "standard"])
 def test_no_warning_that_qemu_does_not_give(flavour: str, kernel_of: Callable[[str], Kernel],
                                             initramfs_of: Callable[[str], Path]) -> None:
-    if not shutil.which("qemu-system-x86_64"):
-        pytest.skip("needs QEMU to compare with: apt-get install qemu-system-x86")
+    if not shutil.which(PROGRAM):
+        pytest.skip(f"needs QEMU to compare with: apt-get install {PROGRAMS[arch_of().name]}")
     kernel, initramfs = kernel_of(flavour), initramfs_of(flavour)
     known: set[str] = set()
-    for machine in (["-M", "q35"], ["-M", "microvm,pic=on,pit=on,rtc=on"]):
+    for machine in MACHINES[arch_of().name]:
         with DebianGuest(kernel, initramfs, argv=[*QEMU, *machine, "-smp", "2"]) as guest:
             known |= complaints(guest)
     with DebianGuest(kernel, initramfs, cpus="boot=2") as guest:

@@ -36,7 +36,7 @@ def free_pages() -> int:
 @pytest.mark.usefixtures("huge_pages")
 def test_linux_runs_on_huge_pages(kernel_of: Callable[[str], Kernel], initramfs_of: Callable[[str], Path]) -> None:
     assert free_pages() == 130
-    with DebianGuest(kernel_of("cloud-amd64"), initramfs_of("cloud-amd64"), memory="size=256M,hugepages=on,prefault=on",
+    with DebianGuest(kernel_of("cloud"), initramfs_of("cloud"), memory="size=256M,hugepages=on,prefault=on",
                      cmdline="reboot=a") as guest:
         assert free_pages() == 2
         assert guest.check("echo $((6 * 7))") == "42\n"

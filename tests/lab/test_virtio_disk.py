@@ -23,7 +23,7 @@ WRITER = r"""
 while dd if=/dev/urandom of=/dev/vda bs=64k seek=256 count=64 oflag=direct; do :; done &
 while :; do
     printf 'record %08d' $n > /run/record
-    dd if=/run/record of=/dev/vda bs=4096 seek=$n conv=sync,fsync && echo "flushed $n" > /dev/ttyS0
+    dd if=/run/record of=/dev/vda bs=4096 seek=$n conv=sync,fsync && echo "flushed $n" > /dev/console
     n=$((n + 1))
 done) > /dev/null 2>&1 &
 """

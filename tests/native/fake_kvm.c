@@ -141,6 +141,7 @@ static int answer(unsigned long request, void *arg) {
   case KVM_GET_API_VERSION:
     return KVM_API_VERSION;
   case KVM_CREATE_VM:
+    fake.vm_type = (unsigned long)arg;
     return eventfd(0, EFD_CLOEXEC);
   case KVM_GET_VCPU_MMAP_SIZE:
     return GUEST_RUN_SIZE;
@@ -200,7 +201,7 @@ int __wrap_ioctl(int fd, unsigned long request, ...) {
 vmm_vm *fake_vm(void) {
   int err = 0;
   const char *what = "";
-  vmm_vm *vm = vmm_vm_new("/dev/null", &err, &what);
+  vmm_vm *vm = vmm_vm_new("/dev/null", 0, &err, &what);
   if (!vm) test_fail_values(__FILE__, __LINE__, what, err, 0);
   return vm;
 }

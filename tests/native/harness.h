@@ -70,6 +70,7 @@ struct fake_kvm {
   unsigned n_lines; /* KVM_IRQ_LINE calls */
   long lacks;       /* a capability that this KVM has not */
   uint64_t attr[4]; /* device attributes of group 7 */
+  unsigned long vm_type; /* of the last KVM_CREATE_VM */
   unsigned long fail_request;
   int fail_errno; /* fail_request fails with it */
 };

@@ -248,3 +248,25 @@ TEST(bus_changes_while_vcpus_run) {
   fake_vm_end(vm);
   for (unsigned i = 0; i < 16; i++) free(dev[i]);
 }
+
+TEST(bus_ports_in_memory) {
+  vmm_vm *vm = fake_vm();
+  struct seen s = {0};
+  EQ(vmm_bus_ports(vm, 0x9050000, 0x10000), 0);
+  EQ(vmm_bus_add(vm, VMM_PIO, 0x1000, 8, record, &s), 0);
+  guest_start(vm, 1);
+  EQ(guest_read(0, VMM_MMIO, 0x9051004, 2), 0x7788);
+  EQ(s.offset, 4);
+  guest_write(0, VMM_MMIO, 0x9051000, 4, 0x1234);
+  EQ(s.value, 0x1234);
+  EQ(guest_read(0, VMM_MMIO, 0x9051006, 4), 0xffffffffu); /* over the end of the port's region */
+  EQ(guest_read(0, VMM_MMIO, 0x9052000, 1), 0xff);
+  EQ(s.n, 2);
+  int fd = eventfd(0, EFD_CLOEXEC);
+  EQ(vmm_ioeventfd(vm, VMM_PIO, 0x1000, 2, fd, 1), 0);
+  EQ(fake.ioeventfd[0].addr, 0x9051000); /* where the guest writes it */
+  EQ(fake.ioeventfd[0].flags, 0);
+  EQ(vmm_ioeventfd(vm, VMM_PIO, 0x1000, 2, fd, 0), 0);
+  close(fd);
+  fake_vm_end(vm);
+}

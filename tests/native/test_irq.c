@@ -7,6 +7,9 @@ static const struct kvm_irq_routing_entry *route_of(uint32_t gsi) {
   return NULL;
 }
 
+/* KVM_ARM_IRQ_TYPE_SPI << KVM_ARM_IRQ_TYPE_SHIFT, SPIs from INTID 32 */
+#define KVM_ARM_SPI(n) (1u << 24 | (32 + (n)))
+
 TEST(irq_pins_are_routed_by_one_commit) {
   vmm_vm *vm = fake_vm();
   EQ(vmm_irq_chip(vm, KVM_IRQCHIP_IOAPIC, 24), 0);
@@ -28,7 +31,7 @@ TEST(irq_many_messages_one_commit) {
   for (unsigned i = 0; i < 64; i++) {
     int gsi = vmm_irq_alloc(vm);
     EQ(gsi, 24 + i);
-    EQ(vmm_irq_msi(vm, (uint32_t)gsi, 0x1234fee00000u + i, i), 0);
+    EQ(vmm_irq_msi(vm, (uint32_t)gsi, 0x1234fee00000u + i, i, 0), 0);
   }
   EQ(fake.routings, 1); /* nothing sent yet */
   EQ(vmm_irq_commit(vm), 0);
@@ -41,11 +44,11 @@ TEST(irq_many_messages_one_commit) {
   EQ(e->u.msi.address_hi, 0x1234);
   EQ(e->u.msi.data, 63);
   EQ(vmm_irq_commit(vm), 0); /* nothing new: no call */
-  EQ(vmm_irq_msi(vm, 30, 0x1234fee00000u + 6, 6), 0);
+  EQ(vmm_irq_msi(vm, 30, 0x1234fee00000u + 6, 6, 0), 0);
   EQ(vmm_irq_commit(vm), 0); /* the same again: no call either */
   EQ(fake.routings, 2);
   EQ(route_of(0)->type, KVM_IRQ_ROUTING_IRQCHIP);
-  EQ(vmm_irq_msi(vm, VMM_MAX_GSI, 0, 0), -EINVAL);
+  EQ(vmm_irq_msi(vm, VMM_MAX_GSI, 0, 0, 0), -EINVAL);
   fake_vm_end(vm);
 }
 
@@ -58,7 +61,7 @@ TEST(irq_gsis_are_given_back) {
   EQ(vmm_irq_alloc(vm), 1000);
   EQ(vmm_irq_alloc(vm), -ENOSPC);
   vmm_irq_release(vm, VMM_MAX_GSI); /* nothing */
-  EQ(vmm_irq_msi(vm, 1000, 0xfee00000, 1), 0);
+  EQ(vmm_irq_msi(vm, 1000, 0xfee00000, 1, 0), 0);
   EQ(vmm_irq_commit(vm), 0);
   CHECK(route_of(1000));
   CHECK(!route_of(1001)); /* taken, but no message yet */
@@ -72,9 +75,9 @@ TEST(irq_a_failed_commit_is_tried_again) {
   vmm_vm *vm = fake_vm();
   fake.fail_request = KVM_SET_GSI_ROUTING;
   fake.fail_errno = ENOMEM;
-  EQ(vmm_irq_msi(vm, 30, 0xfee00000, 1), 0);
+  EQ(vmm_irq_msi(vm, 30, 0xfee00000, 1, 0), 0);
   int gsi = vmm_irq_alloc(vm);
-  EQ(vmm_irq_msi(vm, (uint32_t)gsi, 0xfee00000, 2), 0);
+  EQ(vmm_irq_msi(vm, (uint32_t)gsi, 0xfee00000, 2, 0), 0);
   EQ(vmm_irq_commit(vm), -ENOMEM);
   CHECK(strstr(vmm_failed(vm), "KVM_SET_GSI_ROUTING"));
   fake.fail_request = 0;
@@ -132,12 +135,34 @@ TEST(irqfd_and_ioeventfd) {
   fake_vm_end(vm);
 }
 
+/* As on AArch64: lines are numbered by type and INTID (KVM API §4.25), the ITS wants to know the sender (§4.52). */
+TEST(irq_numbers_of_another_controller) {
+  vmm_vm *vm = fake_vm();
+  vmm_irq_model(vm, KVM_ARM_SPI(0), 1);
+  EQ(vmm_irq_chip(vm, 0, 224), 0);
+  EQ(route_of(5)->u.irqchip.pin, 5);
+  EQ(route_of(5)->u.irqchip.irqchip, 0);
+  EQ(vmm_irq_level(vm, 5, 0, 1), 0);
+  EQ(fake.line[0].irq, KVM_ARM_SPI(5));
+  int gsi = vmm_irq_alloc(vm);
+  EQ(gsi, 224);
+  EQ(vmm_irq_msi(vm, (uint32_t)gsi, 0x8090040, 3, 0x108), 0);
+  EQ(vmm_irq_commit(vm), 0);
+  EQ(route_of(224)->flags, KVM_MSI_VALID_DEVID);
+  EQ(route_of(224)->u.msi.devid, 0x108);
+  EQ(route_of(5)->flags, 0);
+  EQ(vmm_irq_msi(vm, (uint32_t)gsi, 0x8090040, 3, 0x110), 0); /* another sender of the same message is a change */
+  EQ(vmm_irq_commit(vm), 0);
+  EQ(route_of(224)->u.msi.devid, 0x110);
+  fake_vm_end(vm);
+}
+
 static void *taker(void *opaque) {
   vmm_vm *vm = opaque;
   for (unsigned i = 0; i < 300; i++) {
     int gsi = vmm_irq_alloc(vm);
     CHECK(gsi >= 24);
-    EQ(vmm_irq_msi(vm, (uint32_t)gsi, 0xfee00000, i), 0);
+    EQ(vmm_irq_msi(vm, (uint32_t)gsi, 0xfee00000, i, 0), 0);
     EQ(vmm_irq_commit(vm), 0);
     EQ(vmm_irq_level(vm, 3, i % 64, i & 1), 0);
     vmm_irq_release(vm, (uint32_t)gsi);

@@ -32,7 +32,7 @@ TEST(a_kvm_that_is_too_old_is_named_by_what_it_lacks) {
   int err = 0;
   const char *what = "";
   fake.lacks = KVM_CAP_IMMEDIATE_EXIT;
-  CHECK(!vmm_vm_new("/dev/null", &err, &what));
+  CHECK(!vmm_vm_new("/dev/null", 0, &err, &what));
   EQ(err, ENOTSUP);
   CHECK(!strcmp(what, "KVM_CAP_IMMEDIATE_EXIT"));
 }

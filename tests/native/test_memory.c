@@ -223,6 +223,38 @@ TEST(memory_is_added_while_others_translate) {
   fake_vm_end(vm);
 }
 
+static uint64_t rom_wrote;
+
+static void rom_io(void *opaque, uint64_t offset, void *data, uint32_t size, int is_write) {
+  (void)opaque;
+  if (is_write) rom_wrote = offset << 8 | vmm_load(data, size);
+}
+
+TEST(memory_of_a_rom) {
+  vmm_vm *vm = fake_vm();
+  static _Alignas(4096) uint8_t rom[8192];
+  int slot = -1;
+  EQ(vmm_mem_add(vm, GIB, MIB, 0, 0), 0);
+  EQ(vmm_mem_slot(vm, &slot, GIB, sizeof rom, rom, VMM_SLOT_READONLY), -EEXIST); /* there is RAM */
+  EQ(slot, -1);
+  EQ(vmm_mem_slot(vm, &slot, 0x4000000, sizeof rom, rom, VMM_SLOT_READONLY), 0);
+  CHECK(slot >= 0);
+  EQ(fake.slot[slot].guest_phys_addr, 0x4000000);
+  EQ(fake.slot[slot].flags, KVM_MEM_READONLY);
+  CHECK(fake.slot[slot].userspace_addr == (uintptr_t)rom);
+  CHECK(!vmm_mem(vm, 0x4000000, 1)); /* no device may write there */
+  EQ(vmm_bus_add(vm, VMM_MMIO, 0x4000000, sizeof rom, rom_io, NULL), 0);
+  guest_start(vm, 1);
+  guest_write(0, VMM_MMIO, 0x4001001, 1, 0x98); /* what KVM makes of a write to a read-only slot */
+  EQ(rom_wrote, 0x100198);
+  int was = slot;
+  EQ(vmm_mem_slot(vm, &slot, 0x4000000, 0, NULL, 0), 0);
+  EQ(slot, -1);
+  EQ(fake.slot[was].memory_size, 0);
+  EQ(vmm_mem_slot(vm, &slot, 0x4000000, 0, NULL, 0), 0); /* nothing */
+  fake_vm_end(vm);
+}
+
 static sem_t entered, leave;
 
 static void starts_a_loop(void *opaque, uint64_t offset, void *data, uint32_t size, int is_write) {

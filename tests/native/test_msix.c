@@ -290,3 +290,21 @@ TEST(msix_signals_while_the_guest_masks) {
   vmm_pci_free(dev);
   fake_vm_end(vm);
 }
+
+TEST(msix_messages_carry_the_requester_where_it_is_asked_for) {
+  vmm_vm *vm = pci_vm();
+  vmm_irq_model(vm, 0, 1);
+  vmm_pci_dev *dev = msix_dev(vm);
+  message(vm, 3, 0x77);
+  mask(vm, 3, 0);
+  control(vm, ENABLED);
+  const struct kvm_irq_routing_entry *found = NULL;
+  for (unsigned i = 0; i < fake.routing->nr; i++)
+    if (fake.routing->entries[i].type == KVM_IRQ_ROUTING_MSI) found = &fake.routing->entries[i];
+  CHECK(found);
+  EQ(found->u.msi.data, 0x77);
+  EQ(found->flags, KVM_MSI_VALID_DEVID);
+  EQ(found->u.msi.devid, 1 << 3); /* bus 0, slot 1 */
+  vmm_pci_free(dev);
+  fake_vm_end(vm);
+}

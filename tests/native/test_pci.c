@@ -236,3 +236,21 @@ TEST(pci_bars_move_while_vcpus_run) {
   }
   fake_vm_end(vm);
 }
+
+TEST(pci_a_pin_may_end_at_the_first_line) {
+  vmm_vm *vm = pci_vm();
+  vmm_pci_dev *dev = pci_dev(vm, 1), *quiet = pci_dev(vm, 2);
+  vmm_pci_set_intx(dev, 0); /* on AArch64 */
+  EQ(vmm_pci_attach(dev, 0, 8), 0);
+  EQ(vmm_pci_attach(quiet, 0, 9), 0);
+  EQ(cfg(vm, 8, 0x3d, 1), 1);
+  EQ(cfg(vm, 9, 0x3d, 1), 0);
+  vmm_pci_intx(quiet, 1); /* has no pin */
+  EQ(fake.n_lines, 0);
+  vmm_pci_intx(dev, 1);
+  EQ(fake.line[0].irq, 0);
+  EQ(fake.line[0].level, 1);
+  vmm_pci_free(dev);
+  vmm_pci_free(quiet);
+  fake_vm_end(vm);
+}

@@ -5,7 +5,7 @@
 TEST(vm_creation_errors_name_the_call) {
   int err = 0;
   const char *what = "";
-  CHECK(!vmm_vm_new("/nonexistent/kvm", &err, &what));
+  CHECK(!vmm_vm_new("/nonexistent/kvm", 0, &err, &what));
   EQ(err, ENOENT);
   CHECK(strstr(what, "open"));
   unsigned long request[] = {KVM_GET_API_VERSION, KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE};
@@ -13,10 +13,19 @@ TEST(vm_creation_errors_name_the_call) {
   for (unsigned i = 0; i < 3; i++) {
     fake.fail_request = request[i];
     fake.fail_errno = ENOSPC;
-    CHECK(!vmm_vm_new("/dev/null", &err, &what));
+    CHECK(!vmm_vm_new("/dev/null", 0, &err, &what));
     EQ(err, ENOSPC);
     CHECK(!strcmp(what, name[i]));
   }
+}
+
+TEST(vm_of_a_type) {
+  int err = 0;
+  const char *what = "";
+  vmm_vm *vm = vmm_vm_new("/dev/null", 36, &err, &what);
+  CHECK(vm);
+  EQ(fake.vm_type, 36);
+  fake_vm_end(vm);
 }
 
 TEST(vm_api_table) {
@@ -225,6 +234,9 @@ TEST(vcpu_exits_become_events) {
   run = (struct kvm_run){.exit_reason = KVM_EXIT_FAIL_ENTRY};
   run.fail_entry.hardware_entry_failure_reason = 0x80000021;
   expect_event(&run, VMM_EVENT_ERROR, "0x80000021");
+  run = (struct kvm_run){.exit_reason = KVM_EXIT_ARM_NISV};
+  run.arm_nisv.fault_ipa = 0x9000000;
+  expect_event(&run, VMM_EVENT_ERROR, "0x9000000");
   run = (struct kvm_run){.exit_reason = 999};
   expect_event(&run, VMM_EVENT_ERROR, "0x3e7");
 }

@@ -13,6 +13,8 @@ from .options import Option, Options, Path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .planning import PlanContext
 
 
@@ -66,6 +68,13 @@ def open_stream(context: PlanContext, options: StreamOptions, flag: str, *, inpu
     elif isinstance(options, SocketStreamOptions) and options.socket is not None:
         files = {"listen": context.open_socket(options.socket, f"{flag} socket=")}
     return files
+
+
+def plan_serial_port(context: PlanContext, options: SocketStreamOptions, device: dict[str, Any]) -> None:
+    """What :class:`vmmcore.cdevice.SerialPort` needs but its place: ``files`` and ``options``. Raises UserError."""
+    device["files"] = open_stream(context, options, "--serial")
+    nodes = [context.plan["files"][index].get("node") for kind, index in device["files"].items() if kind == "listen"]
+    device["options"] = {"host": options.kind, "sockets": [node for node in nodes if node]}
 
 
 def _check_input(context: PlanContext, flag: str) -> None:

@@ -19,7 +19,9 @@ API_VERSION = 12  # the only one there has been since Linux 2.6.22
 _GET_API_VERSION, _CREATE_VM, _CHECK_EXTENSION, _VCPU_MMAP_SIZE = 0xAE00, 0xAE01, 0xAE03, 0xAE04
 _CREATE_VCPU, _SET_USER_MEMORY_REGION, _RUN = 0xAE41, 0x4020AE46, 0xAE80
 _SET_REGS, _GET_SREGS, _SET_SREGS = 0x4090AE82, 0x8138AE83, 0x4138AE84
-_CAP_NR_VCPUS, _CAP_MAX_VCPUS = 9, 66
+_CREATE_DEVICE = 0xC00CAEE0
+_CAP_NR_VCPUS, _CAP_MAX_VCPUS, _CAP_ARM_VM_IPA_SIZE = 9, 66, 165
+_ARM_VGIC_V3, _TEST_ONLY = 7, 1  # KVM_DEV_TYPE_ARM_VGIC_V3, KVM_CREATE_DEVICE_TEST
 _EXIT_IO, _EXIT_INTERNAL_ERROR = 2, 17
 
 
@@ -97,10 +99,13 @@ def probe_kvm() -> KvmStatus:
             return KvmStatus(
                 "version", f"KVM speaks API version {version}, not {API_VERSION}", "use a newer kernel"
             )
-        if os.uname().machine != "x86_64":
-            os.close(fcntl.ioctl(kvm, _CREATE_VM, 0))
-            return KvmStatus("usable", f"{DEVICE} works")
-        return _run_tiny_guest(kvm)
+        machine = os.uname().machine
+        if machine == "x86_64":
+            return _run_tiny_guest(kvm)
+        if machine == "aarch64":
+            return _make_arm_vm(kvm)
+        os.close(fcntl.ioctl(kvm, _CREATE_VM, 0))
+        return KvmStatus("usable", f"{DEVICE} works")
     except OSError as error:
         mend = (
             "is another hypervisor using the CPU's virtualization?"
@@ -110,6 +115,26 @@ def probe_kvm() -> KvmStatus:
         return KvmStatus("broken", f"KVM refused to run a guest: {error.strerror}", mend)
     finally:
         os.close(kvm)
+
+
+def _make_arm_vm(kvm: int) -> KvmStatus:
+    """Make a VM and ask for the interrupt controller that it will need."""
+    import fcntl
+    import struct
+
+    bits = fcntl.ioctl(kvm, _CHECK_EXTENSION, _CAP_ARM_VM_IPA_SIZE)
+    vm = fcntl.ioctl(kvm, _CREATE_VM, bits if 0 < bits < 40 else 0)  # 0: 40 bits, which some hosts have not
+    try:
+        fcntl.ioctl(vm, _CREATE_DEVICE, struct.pack("<III", _ARM_VGIC_V3, 0, _TEST_ONLY))
+    except OSError:
+        return KvmStatus(
+            "broken",
+            "this host's KVM has no GICv3 for guests",
+            "use a host whose interrupt controller is a GICv3 or newer",
+        )
+    finally:
+        os.close(vm)
+    return KvmStatus("usable", f"{DEVICE} works")
 
 
 def _run_tiny_guest(kvm: int) -> KvmStatus:
@@ -224,4 +249,6 @@ def _missing_mend() -> str:
         return "this host is itself a VM without nested virtualization: switch that on at its hypervisor"
     if os.uname().machine == "x86_64":
         return "the CPU shows no VT-x or AMD-V: switch virtualization on in the firmware setup"
+    if os.uname().machine == "aarch64":
+        return "KVM needs a Linux that was started at EL2: use a host, not a VM without nested virtualization"
     return "use a kernel with KVM, on a host that has hardware virtualization"

@@ -133,6 +133,16 @@ class Memory(Options):
             )
 
 
+class Firmware(Options):
+    """``--firmware``: what runs first instead of a kernel. ``--firmware FILE`` is ``--firmware path=FILE``."""
+
+    path = Option(Path, doc="the firmware's code")
+    vars: Option[str | None] = Option(
+        Path, None, "file that keeps its variables; made if it does not exist (default: forgotten at the end)"
+    )
+    template: Option[str | None] = Option(Path, None, "what the variables are at first (default: none are set)")
+
+
 class DeviceConfig:
     """One device: its type (a device type's key or a Device class), its options, and an id.
 
@@ -161,7 +171,8 @@ class DeviceConfig:
 class VmConfig:
     """The configuration of one VM.
 
-    kernel, initramfs, firmware  paths
+    kernel, initramfs  paths
+    firmware         :class:`Firmware`, a path, or a dict or text of its options
     cmdline          the kernel command line; None: plugins contribute words (``console=ttyS0``)
     cpus, memory     :class:`Cpus`, :class:`Memory`, or a dict or text of their options
     devices          DeviceConfig objects, device type names, or Device classes of your own
@@ -181,7 +192,7 @@ class VmConfig:
         *,
         kernel: str | os.PathLike[str] | None = None,
         initramfs: str | os.PathLike[str] | None = None,
-        firmware: str | os.PathLike[str] | None = None,
+        firmware: Firmware | Mapping[str, Any] | str | os.PathLike[str] | None = None,
         cmdline: str | None = None,
         cpus: Cpus | Mapping[str, Any] | str | int | None = None,
         memory: Memory | Mapping[str, Any] | str | int | None = None,
@@ -193,7 +204,9 @@ class VmConfig:
     ) -> None:
         self.kernel = _path(kernel, "--kernel")
         self.initramfs = _path(initramfs, "--initramfs")
-        self.firmware = _path(firmware, "--firmware")
+        if hasattr(firmware, "__fspath__"):
+            firmware = {"path": firmware}
+        self.firmware = None if firmware is None else _options(Firmware, firmware, "--firmware", "path")
         self.cmdline = cmdline
         self.cpus = _options(Cpus, cpus, "--cpus", "boot")
         self.memory = _options(Memory, memory, "--memory", "size")
@@ -210,7 +223,7 @@ class VmConfig:
         """Checks that need the host: files that exist and are readable. Raises UserError."""
         for option, path in (
             ("--kernel", self.kernel),
-            ("--firmware", self.firmware),
+            ("--firmware", self.firmware.path if self.firmware else None),
             ("--initramfs", self.initramfs),
         ):
             if path is not None:
@@ -276,7 +289,9 @@ def from_values(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
     devices: list[DeviceConfig] = []
     for key, value in values.items():
         key = key.replace("-", "_") if key.replace("-", "_") in VmConfig.SCALARS else key
-        if key in ("id", "kernel", "initramfs", "firmware", "cmdline"):
+        if key == "firmware":
+            result[key] = _options(Firmware, value, f"{origin}: {key}", "path")
+        elif key in ("id", "kernel", "initramfs", "cmdline"):
             if not isinstance(value, str):
                 raise UserError(f"{origin}: {key}", f"expected text, not {value!r}")
             result[key] = value

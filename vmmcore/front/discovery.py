@@ -42,19 +42,33 @@ class EntryPoint:
 
 
 class Discovery:
-    """The entry points of vmm's groups, read once. Directories as in `path` (default ``sys.path``)."""
+    """The entry points of vmm's groups, read once. Directories as in `path` (default ``sys.path``).
 
-    def __init__(self, path: Sequence[str] | None = None, disabled: str | None = None) -> None:
+    A flag or boot method ``NAME@MACHINE`` is NAME on that machine (`machine`, default: what ``uname -m`` prints), where
+    it comes before a plain NAME; on other machines it is inert.
+    """
+
+    def __init__(
+        self, path: Sequence[str] | None = None, disabled: str | None = None, machine: str | None = None
+    ) -> None:
+        self.machine = os.uname().machine if machine is None else machine
         self._path = sys.path if path is None else path
         disabled = os.environ.get("VMM_DISABLE_PLUGINS", "") if disabled is None else disabled
         self._disabled = [glob.strip() for glob in disabled.split(",") if glob.strip()]
         self._groups: dict[str, dict[str, list[EntryPoint]]] | None = None
+        self._inert: list[EntryPoint] = []
 
     def group(self, name: str) -> dict[str, list[EntryPoint]]:
         """The entry points of a group by name, in order of names; more than one per name is a conflict."""
         if self._groups is None:
             self._groups = self._scan()
         return self._groups[name]
+
+    def inert(self, entry: EntryPoint) -> bool:
+        """Whether an entry means nothing on this machine: another's architecture, a flag that another one is."""
+        if entry.group == "vmmcore.arch":
+            return entry.name != self.machine
+        return entry in self._inert
 
     def plugin_name(self, entry: EntryPoint) -> str:
         """The plugin that an entry of any group belongs to: the ``vmmcore`` entry of the same module."""
@@ -70,16 +84,16 @@ class Discovery:
             found.update(
                 self.plugin_name(entry) for entries in self.group(group).values() for entry in entries
             )
+        found.update(self.plugin_name(entry) for entry in self._inert)
         return sorted(found)
 
     def entries(self, plugin: str) -> list[EntryPoint]:
-        """All entry points of one plugin."""
+        """All entry points of one plugin, those that are inert here last."""
+        entries = [e for group in GROUPS for entries in self.group(group).values() for e in entries]
         return [
             entry
-            for group in GROUPS
-            for entries in self.group(group).values()
-            for entry in entries
-            if (entry.name == plugin if group == "vmmcore" else self.plugin_name(entry) == plugin)
+            for entry in entries + self._inert
+            if (entry.name == plugin if entry.group == "vmmcore" else self.plugin_name(entry) == plugin)
         ]
 
     def disabled(self, plugin: str) -> bool:
@@ -112,7 +126,21 @@ class Discovery:
         groups: dict[str, dict[str, list[EntryPoint]]] = {group: {} for group in GROUPS}
         for entry in found:
             groups[entry.group].setdefault(entry.name, []).append(entry)
+        for group in ("vmmcore.flags", "vmmcore.boot"):
+            groups[group] = self._for_machine(groups[group])
         return groups
+
+    def _for_machine(self, flags: dict[str, list[EntryPoint]]) -> dict[str, list[EntryPoint]]:
+        """What each flag means on this machine; what means nothing goes to ``_inert``."""
+        found = {name: entries for name, entries in flags.items() if "@" not in name}
+        for name in flags.keys() - found.keys():
+            key, _, machine = name.partition("@")
+            if machine == self.machine:
+                self._inert += found.get(key, [])
+                found[key] = flags[name]
+            else:
+                self._inert += flags[name]
+        return dict(sorted(found.items()))
 
 
 def _metadata_folders(directory: str) -> Iterable[str]:

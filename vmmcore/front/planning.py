@@ -98,6 +98,13 @@ def _compile(
         plugins.load_named(plugin_argument(text)[0])
     machine = os.uname().machine
     arch = plugins.arch(machine)
+    own = [*getattr(arch, "devices", ()), *(getattr(arch, "firmware_devices", ()) if config.firmware else ())]
+    wanted_types = {device.type for device in devices}
+    devices += [
+        DeviceConfig(key)
+        for key in own
+        if key not in wanted_types and plugins.offers(key)
+    ]
     layout: Layout = _guard(arch, lambda: arch.layout(config))
     plan = _empty_plan(config, arch, layout)
     context = PlanContext(config, layout, plan, arch, plugins, fds, dry_run=dry_run, tell=tell)
@@ -153,7 +160,7 @@ def _empty_plan(config: VmConfig, arch: Arch, layout: Layout) -> dict[str, Any]:
     }
 
 
-#: VMM_MAX_VCPUS of native.h: as many as there are 8-bit APIC ids
+#: VMM_MAX_VCPUS of native.h
 MAX_VCPUS = 255
 
 
@@ -231,7 +238,7 @@ def plan_more(planned: PlannedVm, wanted: DeviceConfig) -> MoreDevice:
 
 def _plan_boot(context: PlanContext, plugins: Plugins) -> dict[str, Any]:
     config = context.config
-    option, path = ("--firmware", config.firmware) if config.firmware else ("--kernel", config.kernel)
+    option, path = ("--firmware", config.firmware.path) if config.firmware else ("--kernel", config.kernel)
     assert path is not None
     index = context.open_file(path, option)
     fd = context.fd(index)

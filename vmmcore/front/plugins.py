@@ -269,6 +269,11 @@ class Plugins:
             f"did you mean {close}?" if close else "see `vmm plugins list`",
         )
 
+    def offers(self, key: str) -> bool:
+        """Whether a plugin that the configuration allows declares the flag `key`. Imports nothing."""
+        entries = self.discovery.group("vmmcore.flags").get(key, ())
+        return any(self.usable(self.discovery.plugin_name(entry)) for entry in entries)
+
     def arch(self, machine: str) -> Arch:
         """The architecture for this host's machine. Raises PluginError naming what is missing."""
         entries = self.discovery.group("vmmcore.arch").get(machine)

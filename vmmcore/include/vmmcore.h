@@ -20,7 +20,7 @@
 
 #define VMM_API_MAGIC 0x504d4d56u /* "VMMP" in memory */
 #define VMM_API_MAJOR 1u
-#define VMM_API_MINOR 1u
+#define VMM_API_MINOR 2u
 
 typedef struct vmm_vm vmm_vm;           /* one virtual machine */
 typedef struct vmm_loop vmm_loop;       /* one epoll thread */
@@ -158,6 +158,18 @@ struct vmm_api {
   /* A number that only grows, shown by the VM's counters as device.name. Add with an atomic or from one thread.
    * The same pointer for the same names, valid as long as the VM; NULL without memory. */
   uint64_t *(*counter)(vmm_vm *vm, const char *device, const char *name);
+
+  /* --- since 1.2 --- */
+
+  /* Have the guest see `size` bytes of host memory at `gpa`, all three page aligned: a ROM, flash. It is no RAM: mem()
+   * does not find it. Reads do not leave the guest. *slot is the caller's, at first -1; size 0 takes the memory away,
+   * and then the bus has all accesses. To change `flags` (VMM_SLOT_*), take it away first. Any thread. */
+  int (*mem_slot)(vmm_vm *vm, int *slot, uint64_t gpa, uint64_t size, void *host, uint32_t flags);
+};
+
+/* Flags of mem_slot(). */
+enum {
+  VMM_SLOT_READONLY = 1, /* what the guest writes goes to the bus, where a handler may be (bus_add) */
 };
 
 /* Flags of chardev_open(). */

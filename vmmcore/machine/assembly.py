@@ -32,9 +32,22 @@ class Platform:
 
     #: KVM_IRQCHIP_* that GSIs are pins of, and how many (x86: the IOAPIC's 24)
     irqchip, irq_pins = 2, 24
+    #: the number of GSI 0 in KVM_IRQ_LINE (KVM API §4.25)
+    irq_line_base = 0
+    #: whether MSIs carry the id of the PCI function that sends them (KVM_MSI_VALID_DEVID)
+    msi_device_ids = False
+    #: where I/O ports are in memory, [address, ports]; None: the CPU has instructions for them
+    ports: tuple[int, int] | None = None
+    #: what else to say when KVM gives up on a vCPU
+    error_hint = ""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
+
+    @staticmethod
+    def vm_type(plan: dict[str, Any]) -> int:
+        """KVM's machine type (KVM API §4.2), asked before there is a VM."""
+        return 0
 
     def create(self) -> None:
         """Interrupt controllers and what else must be there before the first vCPU."""
@@ -51,6 +64,10 @@ class Platform:
 
     def realize(self) -> None:
         """Ports and addresses of the platform itself."""
+
+    def describe_vcpu(self, fd: int) -> list[str]:
+        """Registers of a vCPU that KVM gave up on, in lines for people."""
+        return []
 
     def power_button(self) -> None:
         """Press it. Raises VmmError where there is none."""
@@ -118,7 +135,9 @@ class Machine:
 
     def __init__(self, plan: dict[str, Any], fds: list[int]) -> None:
         self.plan, self._fds = plan, fds
-        self.vm = open_vm(plan.get("kvm_device", "/dev/kvm"))
+        arch = plan.get("arch")  # a machine without vCPUs, for tests, has none
+        self._platform_class: type[Platform] = import_module(arch["module"]).Platform if arch else Platform
+        self.vm = open_vm(plan.get("kvm_device", "/dev/kvm"), self._platform_class.vm_type(plan))
         self.api_address = int(ffi.cast("uintptr_t", lib.vmm_api_get()))
         self.vm_address = int(ffi.cast("uintptr_t", self.vm))
         self.memory = mem.Memory(self.vm)
@@ -144,9 +163,12 @@ class Machine:
         flags = mem.flags_of(plan["memory"])
         for gpa, size in plan["memory"]["regions"]:
             self.memory.add(gpa, size, flags, plan["memory"].get("hugepage_size") or 0)
-        self.platform = import_module(plan["arch"]["module"]).Platform(self)
-        self.platform.create()
-        check(self.vm, lib.vmm_irq_chip(self.vm, self.platform.irqchip, self.platform.irq_pins))
+        platform = self.platform = self._platform_class(self)
+        platform.create()
+        lib.vmm_irq_model(self.vm, platform.irq_line_base, platform.msi_device_ids)
+        check(self.vm, lib.vmm_irq_chip(self.vm, platform.irqchip, platform.irq_pins))
+        if platform.ports:
+            check(self.vm, lib.vmm_bus_ports(self.vm, *platform.ports))
         self._build_vcpus(plan["cpus"])
         self.platform.realize()
         self._build_pci(plan["pci"]["segments"])
@@ -315,6 +337,11 @@ class Machine:
     def error_text(self) -> str:
         """What KVM said when it gave up on a vCPU."""
         return str(ffi.string(lib.vmm_error_text(self.vm)).decode(errors="replace"))
+
+    def describe_vcpu(self, index: int) -> list[str]:
+        """Registers of a vCPU that does not run."""
+        fd = lib.vmm_vcpu_fd(self.vm, index)
+        return self.platform.describe_vcpu(fd) if fd >= 0 else []
 
     def first_run(self) -> tuple[int, int]:
         """When vCPU 0 first entered the guest and first left it (CLOCK_MONOTONIC ns, 0: not yet)."""

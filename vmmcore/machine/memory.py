@@ -16,6 +16,35 @@ if TYPE_CHECKING:
 SHARED, HUGE, PREFAULT, MERGEABLE, THP = 1, 2, 4, 8, 16
 
 
+class Window:
+    """Host memory that the guest sees at an address and devices do not: a ROM, flash. See :meth:`Memory.window`.
+
+    data       the bytes, as :class:`mmap.mmap` or another buffer
+    address    of the bytes in this process, for a plugin's C half
+    """
+
+    __slots__ = ("_slot", "address", "data", "gpa", "readonly", "vm")
+
+    def __init__(self, vm: VmHandle, gpa: int, data: Any, readonly: bool) -> None:
+        self.vm, self.gpa, self.data, self.readonly = vm, gpa, data, readonly
+        self.address = ffi.from_buffer(data)
+        self._slot = ffi.new("int *", -1)
+
+    def show(self) -> None:
+        """From now on the guest sees it. Raises KvmError."""
+        check(self.vm, lib.vmm_mem_slot(self.vm, self._slot, self.gpa, len(self.data), self.address, self.readonly))
+
+    def hide(self) -> None:
+        """All accesses go to the bus until :meth:`show`."""
+        check(self.vm, lib.vmm_mem_slot(self.vm, self._slot, self.gpa, 0, ffi.NULL, 0))
+
+    def close(self) -> None:
+        """Hide it and let go of the bytes. In a device's ``remove()``."""
+        self.hide()
+        self.address = ffi.NULL
+        self.data = b""
+
+
 class Memory:
     """``machine.memory``. Addresses are guest-physical, sizes are in bytes."""
 
@@ -29,6 +58,16 @@ class Memory:
         """Add RAM. Raises KvmError."""
         check(self.vm, lib.vmm_mem_add(self.vm, gpa, size, flags, page_size))
         self.regions.append((gpa, size))
+
+    def window(self, gpa: int, data: Any, readonly: bool = True) -> Window:
+        """Have the guest see `data`, an open file's :class:`mmap.mmap` or another buffer, at `gpa`; no RAM.
+
+        Address and length are whole pages. A read-only window is read without an exit, and what the guest writes to it
+        comes to the bus (``machine.mmio``), where a handler may be. Raises KvmError, e.g. where RAM is.
+        """
+        window = Window(self.vm, gpa, data, readonly)
+        window.show()
+        return window
 
     def view(self, gpa: int, size: int) -> memoryview:
         """The bytes themselves, writable, valid while the VM lives. Raises VmmError if not all of it is RAM.

@@ -14,7 +14,7 @@ __all__ = ["VmHandle", "check", "ffi", "lib", "open_vm"]
 
 #: (call, errno) or (None, errno) -> the likely cause
 _HINTS = {
-    ("open of the KVM device", 2): "there is no /dev/kvm: load kvm_intel or kvm_amd, or enable virtualization "
+    ("open of the KVM device", 2): "there is no /dev/kvm: load KVM's driver, or enable virtualization "
     "in the firmware (nested virtualization in a VM); `vmm check` says more",
     ("open of the KVM device", 13): "no permission for /dev/kvm: add the user to the group that owns it (kvm)",
     ("KVM_CREATE_VM", 12): "out of memory, or the limit of locked memory",
@@ -45,10 +45,10 @@ def check(vm: VmHandle, result: int) -> int:
     return result
 
 
-def open_vm(device: str = "/dev/kvm") -> VmHandle:
-    """A new VM; freed with ``lib.vmm_vm_free``. Raises KvmError."""
+def open_vm(device: str = "/dev/kvm", kind: int = 0) -> VmHandle:
+    """A new VM of KVM's machine type `kind`; freed with ``lib.vmm_vm_free``. Raises KvmError."""
     err, what = ffi.new("int *"), ffi.new("const char **")
-    vm = lib.vmm_vm_new(device.encode(), err, what)
+    vm = lib.vmm_vm_new(device.encode(), kind, err, what)
     if vm == ffi.NULL:
         name, errno = ffi.string(what[0]).decode(), err[0]
         error = KvmError(name, errno, _HINTS.get((name, errno)) or _HINTS.get((None, errno), ""))

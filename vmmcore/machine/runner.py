@@ -119,7 +119,9 @@ class Runner:
             say(f"triple fault on vCPU {arg}: the guest lost its exception handlers")
             self.end(ExitCode.TRIPLE_FAULT, "triple-fault")
         elif kind == ERROR:
-            say(f"error: {machine.error_text()}" + INTERPRETED)
+            say(f"error: {machine.error_text()}{machine.platform.error_hint}")
+            for line in machine.describe_vcpu(arg):
+                say(line)
             self.end(ExitCode.KVM_ERROR, "error")
         elif kind == EXIT:
             if arg:
@@ -147,11 +149,6 @@ class Runner:
         """An event for the front."""
         if self.control:
             self.control.event(event, data)
-
-
-INTERPRETED = (
-    "; if stock kernels always end like this here, this machine's KVM interprets guest code: see `vmm check`"
-)
 
 
 def main(plan: dict[str, Any], started: int) -> NoReturn:

@@ -5,4 +5,5 @@ set -eu
 
 plugin=$(cd "$(dirname "$0")/.." && pwd)
 exec sh "$plugin/../../fuzz/plugin.sh" "${1:-60}" 4096 "$plugin" \
-    "$plugin/native/fuzz_image.c" "$plugin/native/image.c" "$plugin/native/bzimage.c" "$plugin/native/elf.c"
+    "$plugin/native/fuzz_image.c" "$plugin/native/image.c" "$plugin/native/bzimage.c" "$plugin/native/elf.c" \
+    "$plugin/native/arm64.c"

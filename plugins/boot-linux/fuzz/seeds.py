@@ -34,10 +34,29 @@ def bzimage() -> bytes:
     return bytes(image)
 
 
+def arm64() -> bytes:
+    """A small arm64 Image with a PE header of one section."""
+    image = bytearray(0x400)
+    struct.pack_into("<2s6xQQQ", image, 0, b"MZ", 0, 0x10000, 0xA)
+    struct.pack_into("<4sI", image, 56, b"ARM\x64", 64)
+    struct.pack_into("<4sHH12xHH", image, 64, b"PE", 0xAA64, 1, 0x20, 0)
+    struct.pack_into("<8sIIII", image, 64 + 24 + 0x20, b".text", 0x200, 0x200, 0x200, 0x200)
+    return bytes(image)
+
+
+def zboot() -> bytes:
+    """A small EFI zboot image."""
+    image = bytearray(0x400)
+    struct.pack_into("<4s4sII8x32s", image, 0, b"MZ", b"zimg", 0x200, 0x100, b"zstd22")
+    struct.pack_into("<I", image, 60, 64)
+    struct.pack_into("<4sH", image, 64, b"PE", 0xAA64)
+    return bytes(image)
+
+
 def main() -> None:
     """Every file with all of it in the first piece, and with only its first bytes."""
     directory = Path(sys.argv[1])
-    files = {"elf": elf(), "elf-far": elf(0x258), "bzimage": bzimage()}
+    files = {"elf": elf(), "elf-far": elf(0x258), "bzimage": bzimage(), "arm64": arm64(), "zboot": zboot()}
     for name, data in files.items():
         for head in (255, 20):
             (directory / f"{name}-{head}").write_bytes(bytes([head]) + bytes(4) + data)

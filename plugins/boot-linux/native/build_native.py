@@ -18,7 +18,7 @@ ffibuilder.set_source(
     "vmm_boot_linux._native",
     '#include "image.h"',
     include_dirs=["native"],
-    sources=["native/image.c", "native/bzimage.c", "native/elf.c"],
+    sources=["native/image.c", "native/bzimage.c", "native/elf.c", "native/arm64.c"],
     depends=["native/image.h"],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
     py_limited_api=True,

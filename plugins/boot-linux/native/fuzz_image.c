@@ -52,6 +52,17 @@ static void check_elf(const struct image *m, uint64_t file_size) {
   CHECK(m->low == m->segments[0].paddr && m->high > m->low);
 }
 
+static void check_arm64(const struct image *m) {
+  CHECK(m->machine == IMAGE_MACHINE_ARM64);
+  CHECK(m->text_offset < 2 << 20 && !(m->text_offset & 0xfff));
+  CHECK(!m->image_size || (m->image_size >= 64 && m->image_size <= UINT64_C(1) << 40));
+}
+
+static void check_zboot(const struct image *m, uint64_t file_size) {
+  CHECK(m->payload_offset >= 64 && m->payload_size);
+  CHECK(m->payload_offset <= file_size && m->payload_size <= file_size - m->payload_offset);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size) {
   struct image_chunk chunks[IMAGE_MAX_CHUNKS];
   struct image image;
@@ -77,6 +88,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size) {
   switch (kind) {
     case IMAGE_BZIMAGE: check_bzimage(&image, file_size); break;
     case IMAGE_ELF: check_elf(&image, file_size); break;
+    case IMAGE_ARM64: check_arm64(&image); break;
+    case IMAGE_ZBOOT: check_zboot(&image, file_size); break;
     case IMAGE_BROKEN: CHECK(strstr(error, "; ") && !strchr(error, '\n')); break;
     default: CHECK(kind == IMAGE_FOREIGN || kind == IMAGE_NEED);
   }

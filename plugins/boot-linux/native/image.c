@@ -43,6 +43,14 @@ int image_parse(const struct image_chunk *chunks, size_t count, uint64_t file_si
   if (!magic) return image_need(out, 0, 4);
   if (!memcmp(magic, "\177ELF", 4)) return image_parse_elf(&view, out);
 
+  if (file_size >= 8 && !memcmp(magic, "MZ\0\0", 4)) {
+    if (!(magic = image_bytes(&view, 4, 4))) return image_need(out, 4, 4);
+    if (!memcmp(magic, "zimg", 4)) return image_parse_zboot(&view, out);
+  }
+  if (file_size < 64) return IMAGE_FOREIGN;
+  if (!(magic = image_bytes(&view, 56, 4))) return image_need(out, 56, 4);
+  if (!memcmp(magic, "ARM\x64", 4)) return image_parse_arm64(&view, out);
+
   if (file_size < 0x206) return IMAGE_FOREIGN;
   magic = image_bytes(&view, 0x202, 4);
   if (!magic) return image_need(out, 0x202, 4);

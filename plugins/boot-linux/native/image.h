@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * image.h - what a kernel file says about itself: bzImage and ELF64 vmlinux.
+ * image.h - what a kernel file says about itself: bzImage, ELF64 vmlinux, arm64 Image, EFI zboot image.
  *
  * Pure parsers over a sparse view of the file, no I/O: the caller hands over the
  * pieces of the file that it has read so far. When a header points to a piece that
@@ -8,6 +8,7 @@
  *
  * bzImage: Documentation/arch/x86/boot.rst. ELF: System V gABI 4.1 chapter 5.
  * PVH note: xen/include/public/elfnote.h, XEN_ELFNOTE_PHYS32_ENTRY.
+ * Image: Documentation/arch/arm64/booting.rst. zboot: drivers/firmware/efi/libstub/zboot-header.S.
  */
 #ifndef VMM_BOOT_LINUX_IMAGE_H
 #define VMM_BOOT_LINUX_IMAGE_H
@@ -16,7 +17,8 @@
 #include <stdint.h>
 
 /* cdef begin (the Python binding reads the lines up to "cdef end") */
-enum { IMAGE_BROKEN = -1, IMAGE_FOREIGN = 0, IMAGE_BZIMAGE = 1, IMAGE_ELF = 2, IMAGE_NEED = 3 };
+enum { IMAGE_BROKEN = -1, IMAGE_FOREIGN = 0, IMAGE_BZIMAGE = 1, IMAGE_ELF = 2, IMAGE_NEED = 3, IMAGE_ARM64 = 4, IMAGE_ZBOOT = 5 };
+enum { IMAGE_MACHINE_ARM64 = 0xaa64 };
 enum { IMAGE_MAX_SEGMENTS = 64, IMAGE_MAX_NOTES = 1048576, IMAGE_MAX_CHUNKS = 72, IMAGE_ERROR_SIZE = 256 };
 
 /* One piece of the file: `size` bytes from `offset`. */
@@ -47,8 +49,8 @@ struct image {
   uint64_t init_size;      /* RAM it needs from its load address while it starts */
   uint64_t pref_address;   /* preferred load address */
   uint64_t initrd_max;     /* highest address that a byte of the initramfs may have */
-  uint64_t payload_offset; /* file offset of the compressed vmlinux; size 0: there is none */
-  uint64_t payload_size;
+  uint64_t payload_offset; /* file offset of the compressed vmlinux (zboot: Image); size 0: there is none */
+  uint64_t payload_size;   /* with the decompressed size that is appended to it */
 
   /* ELF */
   uint64_t entry;     /* guest physical address of e_entry */
@@ -56,6 +58,11 @@ struct image {
   uint64_t low, high; /* guest physical range that the segments span */
   uint32_t segment_count;
   struct image_segment segments[64]; /* ascending paddr, none overlaps another */
+
+  /* arm64 Image */
+  uint64_t text_offset; /* from a 2 MiB boundary to the load address */
+  uint64_t image_size;  /* RAM it needs from its load address; 0: unknown (before Linux 3.17) */
+  uint32_t machine;     /* PE machine of an Image or a zboot image */
 };
 
 /* What is this file of `file_size` bytes? IMAGE_BROKEN: it is one of ours but lies;
@@ -64,7 +71,7 @@ int image_parse(const struct image_chunk *chunks, size_t count, uint64_t file_si
                 size_t errlen);
 /* cdef end */
 
-/* The two formats (image_parse() picks by the magic number). */
+/* The formats (image_parse() picks by the magic number). */
 struct image_view {
   const struct image_chunk *chunks;
   size_t count;
@@ -77,6 +84,8 @@ int image_need(struct image *out, uint64_t offset, uint64_t size);
 int image_broken(const struct image_view *view, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 int image_parse_bzimage(const struct image_view *view, struct image *out);
 int image_parse_elf(const struct image_view *view, struct image *out);
+int image_parse_arm64(const struct image_view *view, struct image *out);
+int image_parse_zboot(const struct image_view *view, struct image *out);
 
 static inline uint16_t image_u16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
 static inline uint32_t image_u32(const uint8_t *p) { return image_u16(p) | (uint32_t)image_u16(p + 2) << 16; }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Synthetic kernels: ELF files and bzImages whose every header field a test can set."""
+"""Synthetic kernels: ELF files, bzImages and arm64 Images whose every header field a test can set."""
 
 from __future__ import annotations
 
@@ -148,4 +148,46 @@ def bzimage(packed: bytes | None = None, *, tail: bytes = b"signature", cut: int
         offset, kind = offsets[name]
         struct.pack_into("<" + kind, head, offset, value)
     image = bytes(head) + body + tail
+    return image if cut is None else image[:cut]
+
+
+def arm64_image(size: int = 0x8000, *, tail: bytes = b"", **fields: int) -> bytes:
+    """An arm64 Image with a PE header, as Linux builds it; `fields` overwrite header fields (see `offsets`)."""
+    values = {
+        "mz": 0x5A4D, "text_offset": 0, "image_size": size + 0x6000, "flags": 0xA, "magic": 0x644D5241, "pe": 0x40,
+        "pe_magic": 0x4550, "machine": 0xAA64, "sections": 2, "optional": 0xA0,
+        "text_size": 0x3000, "text_at": 0x1000, "data_size": size - 0x4000, "data_at": 0x4000, **fields,
+    }
+    table = 0x40 + 24 + 0xA0
+    offsets = {
+        "mz": (0, "H"), "text_offset": (8, "Q"), "image_size": (16, "Q"), "flags": (24, "Q"), "magic": (56, "I"),
+        "pe": (60, "I"), "pe_magic": (0x40, "I"), "machine": (0x44, "H"), "sections": (0x46, "H"),
+        "optional": (0x54, "H"), "text_size": (table + 16, "I"), "text_at": (table + 20, "I"),
+        "data_size": (table + 56, "I"), "data_at": (table + 60, "I"),
+    }
+    image = bytearray(code(size, 9))
+    image[: table + 80] = bytes(table + 80)
+    for name, value in values.items():
+        offset, kind = offsets[name]
+        struct.pack_into("<" + kind, image, offset, value)
+    return bytes(image) + tail
+
+
+#: compression of an EFI zboot image -> what its header calls it (drivers/firmware/efi/libstub/Makefile.zboot)
+ZBOOT_NAMES = {"gzip": b"gzip", "lz4": b"lz4", "lzma": b"lzma", "xz": b"xzkern", "zstd": b"zstd22"}
+
+
+def zboot(data: bytes | None = None, method: str = "gzip", *, packed: bytes | None = None, name: bytes | None = None,
+          machine: int = 0xAA64, cut: int | None = None, tail: bytes = b"signature", **fields: int) -> bytes:
+    """An EFI zboot image around `data`; `fields`: payload_offset, payload_size, pe."""
+    if packed is None:
+        packed = payload(arm64_image() if data is None else data, method)
+    size = len(packed) - (0 if method == "gzip" else 4)
+    values = {"payload_offset": 0x200, "payload_size": size, "pe": 0x40, **fields}
+    head = bytearray(0x200)
+    struct.pack_into("<4s4sII8x32s", head, 0, b"MZ", b"zimg", values["payload_offset"], values["payload_size"],
+                     ZBOOT_NAMES[method] if name is None else name)
+    struct.pack_into("<II", head, 0x38, 0x818223CD, values["pe"])
+    struct.pack_into("<4sHH", head, 0x40, b"PE", machine, 0)
+    image = bytes(head) + packed + tail
     return image if cut is None else image[:cut]

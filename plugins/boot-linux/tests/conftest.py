@@ -13,12 +13,12 @@ from typing import Any, cast
 import pytest
 from builders import bzimage, pages
 
-from vmm_boot_linux import cache
+from vmm_boot_linux import cache, planning
 from vmm_boot_linux.options import BootOptions
 from vmm_boot_linux.plugin import vmm_boot_probe, vmm_device_types
 from vmmcore.errors import UserError
 
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 
 
 class Context:
@@ -26,11 +26,17 @@ class Context:
 
     dry_run = False
 
-    def __init__(self, size: int, initramfs: Path | None = None, options: BootOptions | None = None) -> None:
-        low = min(size, 3 << 30)
+    def __init__(self, size: int, initramfs: Path | None = None, options: BootOptions | None = None,
+                 arch: str = "x86_64") -> None:
+        self.arch = SimpleNamespace(name=arch)
         self.config = SimpleNamespace(initramfs=None if initramfs is None else str(initramfs))
-        ram = [(0, 0xA0000), (MIB, low - MIB)]
-        self.layout = SimpleNamespace(ram=ram, load_min=MIB, low_ram_end=low, extra={})
+        if arch == "x86_64":
+            low = min(size, 3 << 30)
+            self.layout = SimpleNamespace(ram=[(0, 0xA0000), (MIB, low - MIB)], load_min=MIB, low_ram_end=low, extra={})
+        else:
+            low = min(size, 0xFC000000 - GIB)
+            ram = [(GIB, low), *([(4 * GIB, size - low)] if size > low else [])]
+            self.layout = SimpleNamespace(ram=ram, load_min=GIB + 4 * MIB, low_ram_end=GIB + low, extra={})
         self.files: list[tuple[str, int]] = []
         self.load: list[tuple[int, int, int, int]] = []
         if options is not None:
@@ -42,6 +48,10 @@ class Context:
             self.files.append((path, os.open(path, os.O_RDONLY | os.O_CLOEXEC)))
         except OSError as error:
             raise UserError(option, f"{path}: {error.strerror}") from None
+        return len(self.files) - 1
+
+    def adopt_fd(self, fd: int, description: dict[str, Any]) -> int:
+        self.files.append((str(description), fd))
         return len(self.files) - 1
 
     def fd(self, index: int) -> int:
@@ -70,12 +80,12 @@ Plan = Callable[..., tuple[dict[str, Any], Context]]
 
 @pytest.fixture
 def plan() -> Iterator[Plan]:
-    """plan(path, memory=bytes, initramfs=path, protocol=…, extract=…) -> (entry, context)"""
+    """plan(path, memory=bytes, initramfs=path, arch=…, protocol=…, extract=…) -> (entry, context)"""
     contexts = []
 
     def run(path: Path, memory: int = 256 * MIB, initramfs: Path | None = None,
-            dry_run: bool = False, **options: str) -> tuple[dict[str, Any], Context]:
-        context = Context(memory, initramfs, BootOptions(**options) if options else None)
+            dry_run: bool = False, arch: str = "x86_64", **options: str) -> tuple[dict[str, Any], Context]:
+        context = Context(memory, initramfs, BootOptions(**options) if options else None, arch)
         context.dry_run = dry_run
         contexts.append(context)
         with open(path, "rb") as file:
@@ -88,6 +98,16 @@ def plan() -> Iterator[Plan]:
     yield run
     for context in contexts:
         context.close()
+
+
+@pytest.fixture(autouse=True)
+def host(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """host(arch) makes this host one of that architecture; it begins as x86-64."""
+    def become(arch: str) -> None:
+        monkeypatch.setattr(planning, "machine", lambda: arch)
+
+    become("x86_64")
+    return become
 
 
 @pytest.fixture(autouse=True)
@@ -122,14 +142,25 @@ def _real_kernels() -> list[Path]:
 @pytest.fixture(params=["cloud-amd64", "amd64"])
 def debian(request: pytest.FixtureRequest) -> Path:
     """A stock Debian kernel: from VMM_TEST_KERNELS (paths joined by ':'), /boot, or the test kit."""
-    flavour = request.param
+    flavour: str = request.param
+    return _debian(flavour)
+
+
+def debian_arm64(flavour: str) -> Path:
+    """The same for arm64, where ``arm64`` is the flavour with all drivers. Skips without one."""
+    return _debian(flavour)
+
+
+def _debian(flavour: str) -> Path:
     for path in _real_kernels():
         if path.name.endswith("-" + flavour) and ("cloud" in path.name) == ("cloud" in flavour):
             return path
     try:
-        from vmm_testkit.kernels import KernelError, debian_kernel
+        from vmm_testkit.kernels import FLAVOURS, KernelError, debian_kernel
     except ImportError:
         pytest.skip(f"no Debian {flavour} kernel: install vmm-testkit, or name files in VMM_TEST_KERNELS")
+    if flavour not in FLAVOURS:
+        pytest.skip(f"no Debian {flavour} kernel: this vmm-testkit cannot fetch it; name files in VMM_TEST_KERNELS")
     try:
         vmlinuz: Path = debian_kernel(flavour).vmlinuz
     except KernelError as error:

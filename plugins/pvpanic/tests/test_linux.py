@@ -11,6 +11,7 @@ from vmm_testkit.guest import DebianGuest, GuestDied
 from vmmcore.errors import ExitCode
 
 
+@pytest.mark.arch("x86_64", reason="Debian's arm64 kernels have no driver for pvpanic")
 @pytest.mark.linux_guest
 def test_panic_of_a_stock_kernel(debian_guest: Callable[..., DebianGuest],
                                  initramfs_factory: Callable[..., Path]) -> None:

@@ -23,17 +23,16 @@ struct uart16550_state {
   uint8_t rx_len, tx_len;
   uint8_t rx[16], tx[16];
 };
-struct serial_counters { uint64_t rx_bytes, tx_bytes, rx_overruns, tx_overruns, interrupts; };
+struct vmm_uart_counters { uint64_t rx_bytes, tx_bytes, rx_overruns, tx_overruns, interrupts; };
 struct serial;
 struct serial *serial_new(const void *api, void *vm, uint16_t port, uint32_t gsi, int in_fd, int out_fd,
                           uint32_t flags, int *error);
 void serial_free(struct serial *serial);
 void serial_reset(struct serial *serial);
-void serial_pause(struct serial *serial);
-void serial_resume(struct serial *serial);
+void serial_pause(struct serial *serial, int paused);
 void serial_save(struct serial *serial, struct uart16550_state *state);
 int serial_restore(struct serial *serial, const struct uart16550_state *state);
-void serial_read_counters(struct serial *serial, struct serial_counters *counters);
+void serial_read_counters(struct serial *serial, struct vmm_uart_counters *counters);
 enum { VMM_CHARDEV_RAW, VMM_CHARDEV_ESCAPE, VMM_CHARDEV_DROP, ... };
 """)
 ffibuilder.set_source(

@@ -79,10 +79,28 @@ def test_arguments_without_the_labs() -> None:
         "--lab-tests=4",
         "--lab-drive",
         "data=disk.img",
+        "--lab-arch=aarch64",
         "--soak",
         "tests",
     ]
     assert without_lab_options(args) == ["-k", "x", "--soak", "tests"]
+
+
+def test_tests_of_another_architecture_are_skipped(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import platform, pytest
+
+        @pytest.mark.arch(platform.machine(), reason="why not")
+        def test_here(): pass
+
+        @pytest.mark.arch("sparc", reason="it has windows")
+        def test_there(): pass
+        """
+    )
+    result = pytester.runpytest_subprocess("-rs", "--strict-markers")
+    result.assert_outcomes(passed=1, skipped=1)
+    result.stdout.fnmatch_lines(["*only for sparc: it has windows"])
 
 
 @pytest.mark.parametrize(("args", "number"), [([], 3), (["--soak"], 200)])

@@ -31,6 +31,7 @@ def kernel(tmp_path: Path) -> Kernel:
     modules = tmp_path / "kernel/lib/modules/6.1.0-test"
     modules.mkdir(parents=True)
     (modules / "modules.dep").write_text(MODULES_DEP)
+    (tmp_path / "vmlinuz").write_bytes(b"MZ")
     return Kernel(tmp_path / "vmlinuz", modules, "6.1.0-test", tmp_path / "config", "linux-image-test_1")
 
 

@@ -26,7 +26,7 @@ OPTIONS: list[tuple[tuple[str, ...], str, str | None, str]] = [
     (("--kernel",), "kernel", "FILE", "Kernel to boot (bzImage, vmlinux, … as boot methods know)."),
     (("--initramfs",), "initramfs", "FILE", "Initial RAM disk."),
     (("--cmdline",), "cmdline", "TEXT", "Kernel command line (default: words that plugins contribute)."),
-    (("--firmware",), "firmware", "FILE", "Firmware to boot instead of a kernel."),
+    (("--firmware",), "firmware", "FILE,…", "Firmware to boot instead of a kernel: path=, vars=, template=."),
     (("--cpus",), "cpus", "boot=N,…", "vCPUs: boot=, max=, topology=, affinity=, features=, max_phys_bits=."),
     (
         ("--memory",),
@@ -146,8 +146,7 @@ def _usable(flag: str, values: dict[str, Any]) -> bool:
         (text.partition(",")[0] for text in values["plugins"]),
         default_plugins=values.get("default_plugins", True),
     )
-    entries = plugins.discovery.group("vmmcore.flags").get(flag, ())
-    return any(plugins.usable(plugins.discovery.plugin_name(entry)) for entry in entries)
+    return plugins.offers(flag)
 
 
 def run(given: dict[str, Any], wanted: list[tuple[str, str]]) -> int:

@@ -28,6 +28,9 @@ def _row(discovery: Discovery, name: str) -> dict[str, Any]:
     conflicts = [e for group in GROUPS for e in discovery.group(group).values() if len(e) > 1]
     if any({discovery.plugin_name(entry) for entry in group} & {name} for group in conflicts):
         state = "conflict"
+    declared = [entry for entry in entries if entry.group != "vmmcore"]
+    if state == "ok" and declared and all(discovery.inert(entry) for entry in declared):
+        state = "inert"
     provides = []
     for entry in entries:
         kind = {
@@ -37,7 +40,9 @@ def _row(discovery: Discovery, name: str) -> dict[str, Any]:
             "vmmcore.commands": "vmm ",
         }
         if entry.group in kind:
-            provides.append(kind[entry.group] + entry.name)
+            inert = discovery.inert(entry)
+            shown = f"{entry.name} (not on {discovery.machine})" if inert else entry.name.partition("@")[0]
+            provides.append(kind[entry.group] + shown)
     return {
         "name": name,
         "dist": " and ".join(sorted({entry.dist for entry in entries})),

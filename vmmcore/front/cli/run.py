@@ -30,7 +30,7 @@ class MachineCommand(click.Command):
             if name.startswith("flag_") and name in values:
                 text = values[name][taken.get(name, 0)]
                 wanted.append(
-                    (name[5:], text if isinstance(text, str) else "")
+                    (parameter.opts[0][2:], text if isinstance(text, str) else "")
                 )  # no str: a flag without a value
                 taken[name] = taken.get(name, 0) + 1
         ctx.meta["vmm.devices"] = wanted
@@ -85,7 +85,7 @@ def machine_params(*more: tuple[tuple[str, ...], str, str | None, str]) -> list[
         )
     )
     params += [
-        click.Option(["--" + key, "flag_" + key], multiple=True, is_flag=False, flag_value="")
+        click.Option(["--" + key, "flag_" + key.replace("-", "_")], multiple=True, is_flag=False, flag_value="")
         for key in device_flags()
     ]
     return params

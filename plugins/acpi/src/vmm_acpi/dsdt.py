@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Devices of the x86 machine's DSDT: host bridges, event device, CPUs, serial ports, reservations.
+r"""Devices of a machine's DSDT: host bridges, event device, CPUs, serial ports, GPIO, reservations.
 
 Every function takes a part of the machine description (`vmm_acpi.spec`) and returns AML for `\_SB`.
 """
@@ -13,7 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .spec import Cpu, Ged, Range, Rtc, Scan, Segment, Serial, X86Spec
+    from .arm import Node
+    from .spec import ArmSerial, CommonCpu, CommonSpec, Ged, Range, Rtc, Scan, Segment, Serial
 
 ECAM_PER_BUS = 1 << 20  # 32 slots of 8 functions of 4 KiB (PCI Express 5.0 §7.2.2)
 OSC_UUID = "33db4d5b-1ff7-401c-9657-7441c03dd766"  # PCI host bridge (PCI Firmware 3.3 §4.5)
@@ -26,9 +27,10 @@ OSC_ALL = 0xBF
 
 EVENTS = (("cpu", 1), ("memory", 2), ("pci", 4))  # bits of the event register that scan methods serve
 POWER_BUTTON_EVENT = 8
+PPTT_LEAF = 8  # that of `arm`, which x86 machines do not load
 
 
-def host_bridge(segment: Segment, spec: X86Spec) -> bytes:
+def host_bridge(segment: Segment, spec: CommonSpec) -> bytes:
     """PCI Express root bridge of one segment (ACPI 6.5 §9.12, §6.5.5, §6.5.6)."""
     number = segment["id"]
     if not 0 <= number <= 0xFF:
@@ -66,6 +68,9 @@ def _bridge_windows(segment: Segment, first: int, last: int) -> bytes:
         windows.append(r.io(0xCF8, 8, align=1))  # PCI 3.0 §3.2.2.3.2: CONFIG_ADDRESS, CONFIG_DATA
     for port, size in segment.get("io", ()):
         windows.append(r.word_io(port, port + size - 1))
+    mapped = segment.get("pio")
+    if mapped and mapped[1]:
+        windows.append(r.dword_io(0, mapped[1] - 1, translation=mapped[0], memory_mapped=True))
     low, high = segment.get("mmio32"), segment.get("mmio64")
     # Not marked prefetchable, so that every kind of BAR may be placed in either window.
     if low:
@@ -124,7 +129,7 @@ def dsm_boot_config(preserve: bool) -> bytes:
     )
 
 
-def motherboard(spec: X86Spec) -> bytes:
+def motherboard(spec: CommonSpec) -> bytes:
     """PNP0C02 device that reserves every ECAM and the caller's ranges (PCI Firmware 3.3 §4.1.2)."""
     ranges: list[Range] = []
     for segment in spec["segments"]:
@@ -168,8 +173,12 @@ def event_device(ged: Ged, scan: Scan) -> bytes:
     )
 
 
-def processors(cpus: Sequence[Cpu], container_aml: bytes) -> bytes:
-    """Processor container with one device per possible vCPU (ACPI 6.5 §8.4, §8.4.3)."""
+def processors(cpus: Sequence[CommonCpu], container_aml: bytes, tree: Sequence[Node] = ()) -> bytes:
+    """Processor container with one device per possible vCPU (ACPI 6.5 §8.4, §8.4.3).
+
+    `tree` (`vmm_acpi.arm.processor_tree`) puts them in containers of their own, one for each inner
+    node; the outermost stands for the package if there is one only.
+    """
     if len(cpus) > 0x1000:
         raise ValueError(f"{len(cpus)} CPUs; the names C000..CFFF tell 4096 apart")
     body = []
@@ -180,8 +189,24 @@ def processors(cpus: Sequence[Cpu], container_aml: bytes) -> bytes:
         node = a.name("_PXM", cpu["node"]) if "node" in cpu else b""
         uid = a.name("_UID", cpu.get("uid", index))
         body.append(a.device(f"C{index:03X}", a.name("_HID", a.string("ACPI0007")), uid, node, inner))
-    head = (a.name("_HID", a.string("ACPI0010")), a.name("_CID", a.eisaid("PNP0A05")), a.name("_UID", 0))
-    return a.device("CPUS", *head, container_aml, *body)
+    if not tree:
+        return _container("CPUS", 0, container_aml, *body)
+    inside = [b""] * (len(tree) + 1)  # the last is that of parent -1: what no node contains
+    containers = len(tree) - len(body)
+    for place in range(len(tree) - 1, -1, -1):
+        parent, flags, number = tree[place]
+        leaf = flags & PPTT_LEAF
+        device = body.pop() if leaf else _container(f"P{number:03X}", number, inside[place])
+        inside[parent] = device + inside[parent]
+    if sum(parent == -1 for parent, _, _ in tree) == 1:
+        return _container("CPUS", tree[0][2], container_aml, inside[0])
+    return _container("CPUS", containers, container_aml, inside[-1])
+
+
+def _container(name: str, uid: int, *body: bytes) -> bytes:
+    """Processor container ACPI0010 (ACPI 6.5 §8.4.3)."""
+    head = (a.name("_HID", a.string("ACPI0010")), a.name("_CID", a.eisaid("PNP0A05")), a.name("_UID", uid))
+    return a.device(name, *head, *body)
 
 
 def serial_port(index: int, serial: Serial) -> bytes:
@@ -206,3 +231,20 @@ def rtc_clock(rtc: Rtc) -> bytes:
     if irq is not None:
         resources.append(r.interrupt(irq, edge=True))
     return a.device("RTC", a.name("_HID", a.eisaid("PNP0B00")), a.name("_CRS", r.template(*resources)))
+
+
+def pl011(index: int, serial: ArmSerial) -> bytes:
+    """Arm serial port with the PL011's registers (ARMH0011, ARM DEN 0094)."""
+    name = f"COM{index + 1:X}"
+    return _arm_device(name, "ARMH0011", index, serial, a.name("_DDN", a.string(name)))
+
+
+def pl061(gpio: ArmSerial) -> bytes:
+    """Arm GPIO controller PL061."""
+    return _arm_device("GPI0", "ARMH0061", 0, gpio)
+
+
+def _arm_device(name: str, hid: str, uid: int, where: ArmSerial, *body: bytes) -> bytes:
+    registers = r.memory32_fixed(where["address"], 0x1000)
+    resources = a.name("_CRS", r.template(registers, r.interrupt(where["gsi"])))  # level, active high
+    return a.device(name, a.name("_HID", a.string(hid)), a.name("_UID", uid), *body, resources)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""The complete ACPI tables of an x86 machine, from a plain description (`vmm_acpi.spec.X86Spec`).
+r"""The complete ACPI tables of a machine, from a plain description (`X86Spec`, `ArmSpec` of `vmm_acpi.spec`).
 
 The machine is hardware-reduced (ACPI 6.5 §3.11.1, §4.1): no PM1 registers and no SCI; events come
-through a generic event device, sleep and reset through one port each.  All addresses and
-interrupts are the caller's.
+through a generic event device, sleep and reset through one port each (x86) or PSCI (Arm).  All
+addresses and interrupts are the caller's.  What only Arm machines have is in `arm_machine`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,28 @@ from . import tables as t
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .spec import X86Spec
+    from collections.abc import Callable, Sequence
+
+    from .spec import ArmSpec, CommonSpec, X86Spec
 
 MAX_SIZE = 0x60000  # 384 KiB: 0xa0000 up to 1 MiB
 ALIGN = 16
 S5_SLEEP_TYPE = 5
 
-_REQUIRED = frozenset(("address", "cpus", "segments", "ioapics"))
+# Keys that every machine has to give, and those that it may give.
+_REQUIRED = frozenset(("address", "cpus", "segments"))
 _OPTIONAL = frozenset(
     (
-        *("lapic_address", "apic_mode", "isos", "lapic_nmi", "pcat_compat", "ged", "scan", "sleep_port"),
-        *("reset_port", "reset_value", "pm_timer_port", "serial", "rtc", "vga", "boot_arch", "fadt_flags"),
-        *("reserved", "reserved_io", "preserve_boot_config", "osc_control", "extra", "extra_root"),
-        *("cpus_aml", "madt_extra", "memory", "distances", "srat_extra", "tables", "oem_id"),
-        *("oem_table_id", "oem_revision", "creator_id", "hypervisor_id", "max_size"),
+        *("ged", "scan", "serial", "fadt_flags", "reserved", "preserve_boot_config", "osc_control"),
+        *("extra", "extra_root", "cpus_aml", "madt_extra", "memory", "distances", "srat_extra", "tables"),
+        *("oem_id", "oem_table_id", "oem_revision", "creator_id", "hypervisor_id", "max_size"),
+    )
+)
+_X86_REQUIRED = frozenset(("ioapics",))
+_X86_OPTIONAL = frozenset(
+    (
+        *("lapic_address", "apic_mode", "isos", "lapic_nmi", "pcat_compat", "sleep_port", "reset_port"),
+        *("reset_value", "pm_timer_port", "rtc", "vga", "boot_arch", "reserved_io"),
     )
 )
 
@@ -53,63 +61,105 @@ def build_x86(spec: X86Spec) -> Blob:
     The tables follow one another, each aligned to 16 bytes.  Raises ValueError for an unknown or
     missing key, a value that does not fit its field, or tables larger than `max_size`.
     """
+    ids = identify(spec, _X86_REQUIRED, _X86_OPTIONAL)
+    cpus = spec["cpus"]
+    distinct("APIC id", [cpu["apic_id"] for cpu in cpus])
+    distinct("processor UID", [cpu.get("uid", index) for index, cpu in enumerate(cpus)])
+    rtc = spec.get("rtc")
+    dsdt = build_dsdt(
+        spec,
+        ids,
+        d.processors(cpus, spec.get("cpus_aml", b"")),
+        [d.serial_port(index, port) for index, port in enumerate(spec.get("serial", ()))]
+        + ([d.rtc_clock(rtc)] if rtc else []),
+    )
+    return assemble(
+        spec,
+        ids,
+        dsdt,
+        lambda dsdt_address: [_fadt(spec, dsdt_address, ids), _madt(spec, ids)],
+        lambda: _cpu_affinities(spec),
+    )
+
+
+def build_arm(spec: ArmSpec) -> Blob:
+    """Build RSDP, DSDT, FACP, APIC, GTDT, SPCR, DBG2, IORT, PPTT, and from MCFG on what x86 has.
+
+    Interrupts of the description are GSIs (GSI n is SPI n, GSIV 32 + n).  Raises ValueError as `build_x86`.
+    """
+    from .arm_machine import build
+
+    return build(spec)
+
+
+def identify(spec: CommonSpec, required: frozenset[str], optional: frozenset[str]) -> t.Ids:
+    """Check the keys that a description has besides the common ones; its identification fields."""
     keys = spec.keys()
-    if not _REQUIRED <= keys:
-        raise ValueError(f"ACPI machine description lacks {', '.join(sorted(_REQUIRED - keys))}")
-    unknown = keys - _REQUIRED - _OPTIONAL
-    if unknown:
-        raise ValueError(f"ACPI machine description: unknown {', '.join(sorted(unknown))}")
-    _distinct("PCI segment id", [segment["id"] for segment in spec["segments"]])
-    _distinct("APIC id", [cpu["apic_id"] for cpu in spec["cpus"]])
-    _distinct("processor UID", [cpu.get("uid", index) for index, cpu in enumerate(spec["cpus"])])
-    address = spec["address"]
-    if address < 0 or address % ALIGN:
-        raise ValueError(f"ACPI address {address:#x} is not a multiple of {ALIGN}")
-    ids = t.Ids(
+    required, known = _REQUIRED | required, _REQUIRED | _OPTIONAL | required | optional
+    if not required <= keys:
+        raise ValueError(f"ACPI machine description lacks {', '.join(sorted(required - keys))}")
+    if not known >= keys:
+        raise ValueError(f"ACPI machine description: unknown {', '.join(sorted(keys - known))}")
+    distinct("PCI segment id", [segment["id"] for segment in spec["segments"]])
+    return t.Ids(
         spec.get("oem_id", b"VMM   "),
         spec.get("oem_table_id", b"VMMTABLE"),
         spec.get("oem_revision", 1),
         spec.get("creator_id", b"VMM "),
     )
+
+
+def assemble(
+    spec: CommonSpec,
+    ids: t.Ids,
+    dsdt: bytes,
+    tables: Callable[[int], list[bytes]],
+    cpu_affinities: Callable[[], list[bytes]],
+    max_size: int = MAX_SIZE,
+) -> Blob:
+    """Put all tables in their places: `tables` gives the machine's own for the DSDT's address."""
+    address = spec["address"]
+    if address < 0 or address % ALIGN:
+        raise ValueError(f"ACPI address {address:#x} is not a multiple of {ALIGN}")
     placer = _Placer(address)
     placer.add(bytes(36))  # the RSDP, filled in when the XSDT has its place
-    dsdt_address = placer.add(build_dsdt(spec, ids))
-    listed = [placer.add(_fadt(spec, dsdt_address, ids)), placer.add(_madt(spec, ids))]
+    dsdt_address = placer.add(dsdt)
+    listed = [placer.add(table) for table in tables(dsdt_address)]
     if spec["segments"]:
         areas = [(s["ecam"], s["id"], *s.get("buses", (0, 0))) for s in spec["segments"]]
         listed.append(placer.add(t.mcfg(areas, ids)))
     if "memory" in spec:
         from . import numa
 
-        listed.append(placer.add(numa.srat(_affinities(spec), ids)))
+        affinities = cpu_affinities()
+        for memory in spec["memory"]:
+            flags = numa.ENABLED | (numa.HOT_PLUGGABLE if memory.get("hotplug") else 0)
+            affinities.append(numa.memory_affinity(memory["node"], memory["base"], memory["size"], flags))
+        affinities += spec.get("srat_extra", ())
+        listed.append(placer.add(numa.srat(affinities, ids)))
         if "distances" in spec:
             listed.append(placer.add(numa.slit(spec["distances"], ids)))
     listed += [placer.add(table) for table in spec.get("tables", ())]
     xsdt_address = placer.add(t.xsdt(listed, ids))
     placer.data[:36] = t.rsdp(xsdt_address, ids)
-    limit = spec.get("max_size", MAX_SIZE)
+    limit = spec.get("max_size", max_size)
     if len(placer.data) > limit:
         raise ValueError(f"ACPI tables take {len(placer.data)} bytes; {limit} fit at {address:#x}")
     return Blob(address, bytes(placer.data), placer.tables)
 
 
-def build_dsdt(spec: X86Spec, ids: t.Ids) -> bytes:
+def build_dsdt(spec: CommonSpec, ids: t.Ids, processors: bytes, devices: Sequence[bytes]) -> bytes:
     r"""The DSDT alone: `\_SB` with the devices, `\_S5` (ACPI 6.5 §5.2.11.1, §7.4.2.6)."""
-    devices = [d.host_bridge(segment, spec) for segment in spec["segments"]]
-    devices.append(d.motherboard(spec))
-    devices.append(d.processors(spec["cpus"], spec.get("cpus_aml", b"")))
-    devices += [d.serial_port(index, port) for index, port in enumerate(spec.get("serial", ()))]
-    rtc, ged = spec.get("rtc"), spec.get("ged")
-    if rtc:
-        devices.append(d.rtc_clock(rtc))
+    body = [d.host_bridge(segment, spec) for segment in spec["segments"]]
+    body += [d.motherboard(spec), processors, *devices]
+    ged = spec.get("ged")
     if ged:
-        devices.append(d.event_device(ged, spec.get("scan", {})))
-    devices += spec.get("extra", ())
-    body = a.scope("\\_SB", *devices)
+        body.append(d.event_device(ged, spec.get("scan", {})))
+    aml = a.scope("\\_SB", *body, *spec.get("extra", ()))
     if spec.get("sleep_port") is not None:
-        body += a.name("\\_S5", a.package(S5_SLEEP_TYPE, 0, 0, 0))
+        aml += a.name("\\_S5", a.package(S5_SLEEP_TYPE, 0, 0, 0))
     # Revision 2 and up: integers are 64 bits wide.
-    return t.sdt(b"DSDT", 6, body + b"".join(spec.get("extra_root", ())), ids)
+    return t.sdt(b"DSDT", 6, aml + b"".join(spec.get("extra_root", ())), ids)
 
 
 def _fadt(spec: X86Spec, dsdt_address: int, ids: t.Ids) -> bytes:
@@ -167,7 +217,7 @@ def _madt(spec: X86Spec, ids: t.Ids) -> bytes:
     return m.madt(spec.get("lapic_address", 0xFEE0_0000), flags, structures, ids)
 
 
-def _affinities(spec: X86Spec) -> list[bytes]:
+def _cpu_affinities(spec: X86Spec) -> list[bytes]:
     from . import numa
 
     out = []
@@ -175,13 +225,11 @@ def _affinities(spec: X86Spec) -> list[bytes]:
         narrow = cpu["apic_id"] < 0xFF and spec.get("apic_mode", "auto") == "auto"
         make = numa.apic_affinity if narrow else numa.x2apic_affinity
         out.append(make(cpu.get("node", 0), cpu["apic_id"]))
-    for memory in spec.get("memory", ()):
-        flags = numa.ENABLED | (numa.HOT_PLUGGABLE if memory.get("hotplug") else 0)
-        out.append(numa.memory_affinity(memory["node"], memory["base"], memory["size"], flags))
-    return out + list(spec.get("srat_extra", ()))
+    return out
 
 
-def _distinct(what: str, values: list[int]) -> None:
+def distinct(what: str, values: list[int]) -> None:
+    """Raise ValueError if a value of `what` occurs twice."""
     if len(set(values)) != len(values):
         raise ValueError(f"ACPI machine description: a {what} occurs twice among {values}")
 

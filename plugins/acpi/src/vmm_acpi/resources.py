@@ -16,6 +16,7 @@ NON_CACHEABLE, CACHEABLE, WRITE_COMBINING, PREFETCHABLE = range(4)
 _MEMORY, _IO, _BUS = range(3)
 _ADDRESS_TAG = {2: 0x88, 4: 0x87, 8: 0x8A}  # by width of the addresses, in bytes
 _ENTIRE_IO_RANGE = 3
+_TYPE_TRANSLATION = 0x10  # _TTP: ports on the bus, memory on the processor's side
 
 
 def template(*descriptors: bytes, checksum: bool = True) -> bytes:
@@ -75,9 +76,15 @@ def word_io(first: int, last: int, translation: int = 0, consumer: bool = False)
     return _address(2, _IO, _ENTIRE_IO_RANGE, first, last, translation, consumer)
 
 
-def dword_io(first: int, last: int, translation: int = 0, consumer: bool = False) -> bytes:
-    """32-bit I/O window (DWordIO, ACPI 6.5 §6.4.3.5.2)."""
-    return _address(4, _IO, _ENTIRE_IO_RANGE, first, last, translation, consumer)
+def dword_io(
+    first: int, last: int, translation: int = 0, consumer: bool = False, memory_mapped: bool = False
+) -> bytes:
+    """32-bit I/O window (DWordIO, ACPI 6.5 §6.4.3.5.2).
+
+    `memory_mapped`: the processor reaches the ports in its memory, `translation` further on (§6.4.3.5.5).
+    """
+    flags = _ENTIRE_IO_RANGE | (_TYPE_TRANSLATION if memory_mapped else 0)
+    return _address(4, _IO, flags, first, last, translation, consumer)
 
 
 def qword_io(first: int, last: int, translation: int = 0, consumer: bool = False) -> bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Types of the machine description that `vmm_acpi.machine.build_x86` takes.
+"""Types of the machine descriptions that `build_x86` and `build_arm` of `vmm_acpi.machine` take.
 
 Only for type checkers: import it under `TYPE_CHECKING`; at run time the description is a plain dict.
 """
@@ -12,18 +12,34 @@ from typing import NotRequired, TypedDict
 Range = tuple[int, int]  # base address and size in bytes
 
 
-class Cpu(TypedDict):
+class CommonCpu(TypedDict):
     """One possible vCPU.  `aml` is placed in its device and then provides `_STA`."""
 
-    apic_id: int
     enabled: NotRequired[bool]
     uid: NotRequired[int]
     node: NotRequired[int]
     aml: NotRequired[bytes]
 
 
+class Cpu(CommonCpu):
+    """One possible x86 vCPU."""
+
+    apic_id: int
+
+
+class ArmCpu(CommonCpu):
+    """One possible Arm vCPU; `mpidr` has the affinity fields only, `pmu_ppi` is 0..15."""
+
+    mpidr: int
+    pmu_ppi: NotRequired[int]
+
+
 class Segment(TypedDict):
-    """One PCI segment with its host bridge.  `ecam` is the address of bus 0, slot 0, function 0."""
+    """One PCI segment with its host bridge.  `ecam` is the address of bus 0, slot 0, function 0.
+
+    `io` are x86 ports; `pio` is the guest-physical range in which bus ports from 0 on appear; `device_id`
+    is what the ITS sees of bus 0, slot 0, function 0.
+    """
 
     id: int
     ecam: int
@@ -31,6 +47,8 @@ class Segment(TypedDict):
     mmio32: NotRequired[Range | None]
     mmio64: NotRequired[Range | None]
     io: NotRequired[Sequence[Range]]
+    pio: NotRequired[Range | None]
+    device_id: NotRequired[int]
     cf8: NotRequired[bool]
     prt: NotRequired[Mapping[int, int | Sequence[int | None]]]
     node: NotRequired[int]
@@ -77,6 +95,21 @@ class Serial(TypedDict):
     size: NotRequired[int]
 
 
+class ArmSerial(TypedDict):
+    """A PL011 or PL061: 4 KiB of registers and an interrupt."""
+
+    address: int
+    gsi: int
+
+
+class Gic(TypedDict):
+    """GICv3: the distributor, the range of the redistributors, the ITS (without it, no MSIs)."""
+
+    dist: int
+    redist: Range
+    its: NotRequired[int | None]
+
+
 class Rtc(TypedDict):
     """A CMOS clock."""
 
@@ -94,28 +127,14 @@ class Memory(TypedDict):
     hotplug: NotRequired[bool]
 
 
-class X86Spec(TypedDict):
-    """The whole machine; README.md tells what each key means."""
+class CommonSpec(TypedDict):
+    """What every machine has; README.md tells what each key means."""
 
     address: int
-    cpus: Sequence[Cpu]
     segments: Sequence[Segment]
-    ioapics: Sequence[IoApic]
-    lapic_address: NotRequired[int]
-    apic_mode: NotRequired[str]
-    isos: NotRequired[Sequence[SourceOverride]]
-    lapic_nmi: NotRequired[bool]
-    pcat_compat: NotRequired[bool]
     ged: NotRequired[Ged | None]
     scan: NotRequired[Scan]
     sleep_port: NotRequired[int | None]
-    reset_port: NotRequired[int | None]
-    reset_value: NotRequired[int]
-    pm_timer_port: NotRequired[int | None]
-    serial: NotRequired[Sequence[Serial]]
-    rtc: NotRequired[Rtc | None]
-    vga: NotRequired[bool]
-    boot_arch: NotRequired[int]
     fadt_flags: NotRequired[int]
     reserved: NotRequired[Sequence[Range]]
     reserved_io: NotRequired[Sequence[Range]]
@@ -135,3 +154,34 @@ class X86Spec(TypedDict):
     creator_id: NotRequired[bytes]
     hypervisor_id: NotRequired[bytes]
     max_size: NotRequired[int]
+
+
+class X86Spec(CommonSpec):
+    """An x86 machine."""
+
+    cpus: Sequence[Cpu]
+    ioapics: Sequence[IoApic]
+    lapic_address: NotRequired[int]
+    apic_mode: NotRequired[str]
+    isos: NotRequired[Sequence[SourceOverride]]
+    lapic_nmi: NotRequired[bool]
+    pcat_compat: NotRequired[bool]
+    reset_port: NotRequired[int | None]
+    reset_value: NotRequired[int]
+    pm_timer_port: NotRequired[int | None]
+    serial: NotRequired[Sequence[Serial]]
+    rtc: NotRequired[Rtc | None]
+    vga: NotRequired[bool]
+    boot_arch: NotRequired[int]
+
+
+class ArmSpec(CommonSpec):
+    """An Arm machine.  All interrupts are GSIs: GSI n is SPI n."""
+
+    cpus: Sequence[ArmCpu]
+    gic: Gic
+    topology: NotRequired[Sequence[int]]
+    timers: NotRequired[Sequence[int]]
+    psci: NotRequired[str]
+    serial: NotRequired[Sequence[ArmSerial]]
+    gpio: NotRequired[ArmSerial | None]

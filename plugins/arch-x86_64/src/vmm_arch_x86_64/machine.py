@@ -27,6 +27,10 @@ HINTS = {
 class Platform(Base):
     """See :class:`vmmcore.machine.assembly.Platform`."""
 
+    error_hint = (
+        "; if stock kernels always end like this here, this machine's KVM interprets guest code: see `vmm check`"
+    )
+
     def __init__(self, machine: Any) -> None:
         super().__init__(machine)
         self._plan: dict[str, Any] = machine.plan["platform"]

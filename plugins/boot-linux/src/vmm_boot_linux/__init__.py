@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boots Linux: bzImage and ELF vmlinux, with an initramfs."""
+"""Boots Linux: bzImage, ELF vmlinux, arm64 Image, with an initramfs."""

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vmlinux inside a bzImage, decompressed once per host and user.
+"""The kernel inside a bzImage (an ELF vmlinux), a zboot image or a gzip file (an arm64 Image), decompressed once
+per host and user.
 
 ``$XDG_CACHE_HOME/vmm/boot`` (default ``~/.cache``), mode 0700, holds
 
 ``SHA256.vmlinux``  the decompressed file; the name is the hash of the compressed payload
 ``SHA256.stamp``    that file's identity (device, inode, size, mtime, ctime) when it was finished, and
                     where it is not zero: a third of Debian's vmlinux is .bss spelled out
-``IDENTITY.key``    a bzImage's identity -> SHA256, so that a warm start hashes nothing
+``IDENTITY.key``    a compressed kernel's identity -> SHA256, so that a warm start hashes nothing
 ``lock``            held (flock) while something is written
 
 Every file is written under a name of its own and renamed; a file that is not ours alone, or
@@ -72,7 +73,7 @@ def _is_hash(text: str) -> bool:
 
 
 def find(kernel: os.stat_result) -> Entry | None:
-    """The vmlinux of the bzImage with this status, if it is at hand. Never raises OSError."""
+    """The decompressed kernel of the file with this status, if it is at hand. Never raises OSError."""
     try:
         with PrivateDir(directory()) as cache:
             key = cache.read(_text(identity(kernel)) + ".key")
@@ -115,7 +116,7 @@ def _read_extents(text: str, size: int) -> Extents | None:
 
 
 def store(kernel_fd: int, image: Image) -> Entry:
-    """Decompress the payload of the bzImage `kernel_fd` into the cache, unless its content is there already.
+    """Decompress the payload of the kernel `kernel_fd` into the cache, unless its content is there already.
 
     Raises decompress.Unsupported, decompress.Damaged, image.ImageError (it decompresses to something that
     is not a kernel) and OSError (no cache: read-only, full, not ours alone).
@@ -145,11 +146,29 @@ def store(kernel_fd: int, image: Image) -> Entry:
     return entry
 
 
+def inside(image: Image) -> str:
+    """The kind of kernel that `image` should decompress to."""
+    return "ELF" if image.kind == "bzImage" else "Image"
+
+
+def limit(image: Image) -> int:
+    """The most bytes that it may decompress to: a bzImage says so, others have decompress.MAX_OUTPUT only."""
+    return image.init_size if image.kind == "bzImage" else 1 << 62
+
+
+def into(fd: int, kernel_fd: int, image: Image) -> Extents:
+    """Decompress the payload of the kernel `kernel_fd` into `fd`. Raises as :func:`store` does, but no ImageError."""
+    from . import decompress
+
+    payload = pread(kernel_fd, image.payload_offset, image.payload_size)
+    return _write_sparse(fd, decompress.decompress(payload, limit(image)))
+
+
 def _extract(cache: PrivateDir, key: str, payload: bytes, image: Image) -> Entry:
     from . import decompress
     from .image import HEAD, ImageError, parse
 
-    pieces = decompress.decompress(payload, image.init_size)
+    pieces = decompress.decompress(payload, limit(image))
     name = key + ".new"
     cache.remove(name)  # of a run that was killed: the lock is ours, so nobody writes it now
     fd = cache.create(name)
@@ -157,8 +176,8 @@ def _extract(cache: PrivateDir, key: str, payload: bytes, image: Image) -> Entry
         extents = _write_sparse(fd, pieces)
         size = os.fstat(fd).st_size
         inner = parse(pread(fd, 0, HEAD), size, lambda offset, count: pread(fd, offset, count))
-        if inner is None or inner.kind != "ELF":
-            raise ImageError("does not decompress to an ELF file")
+        if inner is None or inner.kind != inside(image):
+            raise ImageError(f"does not decompress to an {inside(image)} file")
         os.fsync(fd)
         cache.rename(name, key + ".vmlinux")
         status = os.fstat(fd)  # renaming may touch ctime

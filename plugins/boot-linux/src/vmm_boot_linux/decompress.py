@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decompresses the payload of a bzImage: gzip, xz, lzma, bzip2, lz4, zstd (not lzo).
+"""Decompresses the payload of a bzImage or of an EFI zboot image: gzip, xz, lzma, bzip2, lz4, zstd (not lzo).
 
 The kernel's build appends the decompressed size (32 bit, little endian) to every format but
 gzip, whose own trailer has it (scripts/Makefile.lib, ``size_append``); that is the bound, so a
@@ -43,6 +43,16 @@ class Damaged(Exception):
 def method(payload: bytes) -> str:
     """Name of the compression, "" when unknown."""
     return next((name for magic, name in _MAGIC if payload.startswith(magic)), "")
+
+
+def gzip_head(data: bytes, size: int) -> bytes:
+    """The first `size` bytes (or fewer) of a gzip file's content, given its first bytes; b"" if they are damaged."""
+    import zlib
+
+    try:
+        return zlib.decompressobj(wbits=31).decompress(data, size)
+    except zlib.error:
+        return b""
 
 
 def decompress(payload: bytes, limit: int) -> Iterator[bytes]:

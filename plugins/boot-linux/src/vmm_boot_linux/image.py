@@ -16,7 +16,7 @@ SETUP_HEADER = 0x1F1
 
 
 class ImageError(Exception):
-    """A bzImage or ELF file that cannot be right. `problem` reads well behind the file's name."""
+    """A kernel that cannot be right. `problem` reads well behind the file's name."""
 
     def __init__(self, problem: str, mend: str = "") -> None:
         super().__init__(f"{problem}; {mend}" if mend else problem)
@@ -26,14 +26,14 @@ class ImageError(Exception):
 class Image:
     """What the headers say (addresses and sizes in bytes; see native/image.h for the fields).
 
-    kind           ``"bzImage"`` or ``"ELF"``
+    kind           ``"bzImage"``, ``"ELF"``, ``"Image"``, ``"zboot"`` or ``"gzip"``
     setup_header   bzImage: the bytes from 0x1f1 on for the zero page, else b""
     segments       ELF: [(file offset, guest physical address, bytes in the file, bytes in memory)]
     """
 
-    __slots__ = ("alignment", "cmdline_size", "code_offset", "code_size", "entry", "high", "init_size",
-                 "initrd_max", "kind", "low", "payload_offset", "payload_size", "pref_address", "pvh_entry",
-                 "relocatable", "segments", "setup_header")
+    __slots__ = ("alignment", "cmdline_size", "code_offset", "code_size", "entry", "high", "image_size", "init_size",
+                 "initrd_max", "kind", "low", "machine", "payload_offset", "payload_size", "pref_address", "pvh_entry",
+                 "relocatable", "segments", "setup_header", "text_offset")
 
     def __init__(self, raw: Any, kind: str, head: bytes) -> None:
         self.kind = kind
@@ -50,6 +50,9 @@ class Image:
         self.payload_offset: int = raw.payload_offset
         self.payload_size: int = raw.payload_size
         self.pref_address: int = raw.pref_address
+        self.text_offset: int = raw.text_offset
+        self.image_size: int = raw.image_size
+        self.machine: int = raw.machine
         self.relocatable = bool(raw.relocatable)
         self.setup_header = head[SETUP_HEADER : raw.header_end] if kind == "bzImage" else b""
         self.segments: list[tuple[int, int, int, int]] = [
@@ -57,12 +60,23 @@ class Image:
         ]
 
 
+_KINDS = {lib.IMAGE_BZIMAGE: "bzImage", lib.IMAGE_ELF: "ELF", lib.IMAGE_ARM64: "Image", lib.IMAGE_ZBOOT: "zboot"}
+
+
+def gzip_image(size: int) -> Image:
+    """A gzip file of `size` bytes: all of it is payload."""
+    raw = ffi.new("struct image *")
+    raw.payload_size = size
+    return Image(raw, "gzip", b"")
+
+
 def parse(head: bytes, size: int, read: Callable[[int, int], bytes] | None = None) -> Image | None:
     """Parse the file of `size` bytes that begins with `head`.
 
     `read(offset, count)` gives pieces behind the head (it may give fewer bytes at the end of a file that
     shrank). Without it, None is also the answer when such a piece is needed: all that was seen is right.
-    None: neither a bzImage nor an ELF file. Raises ImageError for one that is broken.
+    None: no kernel of a kind that we know (a gzip file is none here, see :func:`gzip_image`). Raises ImageError
+    for one that is broken.
     """
     raw = ffi.new("struct image *")
     error = ffi.new("char[]", lib.IMAGE_ERROR_SIZE)
@@ -75,10 +89,8 @@ def parse(head: bytes, size: int, read: Callable[[int, int], bytes] | None = Non
         if kind == lib.IMAGE_BROKEN:
             problem, _, mend = ffi.string(error).decode("ascii", "replace").partition("; ")
             raise ImageError(problem, mend)
-        if kind == lib.IMAGE_BZIMAGE:
-            return Image(raw, "bzImage", head)
-        if kind == lib.IMAGE_ELF:
-            return Image(raw, "ELF", head)
+        if kind in _KINDS:
+            return Image(raw, _KINDS[kind], head)
         if kind == lib.IMAGE_FOREIGN or read is None:
             return None
         data = read(raw.need_offset, raw.need_size)

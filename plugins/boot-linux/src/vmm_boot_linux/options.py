@@ -12,9 +12,9 @@ KEY = "boot-linux"
 class BootOptions(Options):
     """How a kernel is started."""
 
-    protocol = Option(str, "auto", "how an ELF kernel is entered: linux64 (64-bit entry, zero page) or pvh; "
+    protocol = Option(str, "auto", "x86-64: how an ELF kernel is entered: linux64 (64-bit entry, zero page) or pvh; "
                       "auto: linux64 for a bzImage, else pvh where the kernel has its note",
                       choices=("auto", "linux64", "pvh"))
-    extract = Option(str, "auto", "decompress a bzImage on the host, once, into ~/.cache/vmm/boot; "
-                     "off: in the guest (needed for KASLR); auto: on where possible",
+    extract = Option(str, "auto", "decompress the kernel on the host, once, into ~/.cache/vmm/boot; "
+                     "off: in the guest (x86-64; needed for KASLR there); auto: on where possible",
                      choices=("auto", "on", "off"))

@@ -10,6 +10,7 @@ from vmmcore.errors import UserError
 from vmmcore.hooks import BootClaim
 
 from . import cache
+from .extract import GZIP, KERNEL, NoExtract, cached, parse_fd, reject
 from .files import pread
 from .image import HEAD, Image, ImageError, parse
 from .options import KEY, BootOptions
@@ -17,22 +18,51 @@ from .place import place_initramfs, place_kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import Any
 
     from vmmcore.front.planning import PlanContext
 
-KERNEL = "--kernel"
 PLUGIN = f"--plugin {KEY}"
+ELF = "an ELF file"
+#: e_machine of ELF (System V gABI) and Machine of PE (Microsoft PE and COFF Specification §3.3.1)
+ELF_MACHINES = {62: "x86_64", 183: "aarch64", 243: "riscv64"}
+PE_MACHINES = {0x8664: "x86_64", 0xAA64: "aarch64", 0x5064: "riscv64", 0x6264: "loongarch64"}
+#: architecture -> a kernel for it
+WANTED = {"x86_64": "an x86-64 bzImage or vmlinux", "aarch64": "an arm64 Image (bare, gzip-compressed or EFI zboot)"}
+
+
+def machine() -> str:
+    """The architecture of this host."""
+    return os.uname().machine
 
 
 def probe(path: str, head: bytes, size: int) -> BootClaim | None:
     """See plugin.vmm_boot_probe: the claim for a file whose magic number is ours."""
-    try:
-        image = parse(head, size)
-    except ImageError as error:
-        _reject(path, error)
-    name = "Linux bzImage" if image and image.kind == "bzImage" else "ELF kernel"
-    return BootClaim(100, name, lambda context: plan(context, path))
+    kind, arch = _about(head)
+    if not kind:
+        return None
+    # What is wrong with a kernel that this machine cannot run anyway does not matter.
+    if arch == machine() and not (arch == "aarch64" and kind == ELF):
+        try:
+            parse(head, size)
+        except ImageError as error:
+            reject(path, error)
+    return BootClaim(100, f"Linux {kind.partition(' ')[2]}", lambda context: plan(context, path))
+
+
+def _about(head: bytes) -> tuple[str, str]:
+    """What a kernel is, in words, and its architecture; ("", "") for a gzip file without a kernel."""
+    if head[:4] == b"\x7fELF":
+        number = int.from_bytes(head[18:20], "big" if head[5:6] == b"\2" else "little")
+        return ELF, ELF_MACHINES.get(number, "x86_64")  # whose parser refuses all others
+    if head[4:8] == b"zimg":
+        pe = int.from_bytes(head[60:64], "little")
+        return "an EFI zboot image", PE_MACHINES.get(int.from_bytes(head[pe + 4 : pe + 6], "little"), "aarch64")
+    if head.startswith(GZIP):
+        from .decompress import gzip_head
+
+        return ("a gzip-compressed Image", "aarch64") if gzip_head(head, 64)[56:60] == b"ARM\x64" else ("", "")
+    return ("an arm64 Image", "aarch64") if head[56:60] == b"ARM\x64" else ("a bzImage", "x86_64")
 
 
 def plan(context: PlanContext, path: str) -> dict[str, Any]:
@@ -44,7 +74,17 @@ def plan(context: PlanContext, path: str) -> dict[str, Any]:
     if not stat.S_ISREG(status.st_mode):
         raise UserError(KERNEL, f"{path} is not a regular file", "copy it to one")
     # Read through the descriptor that the runner gets: the file at `path` may be another by now.
-    image = _parse_fd(fd, status.st_size, path)
+    here = context.arch.name
+    kind, arch = _about(pread(fd, 0, HEAD))
+    if arch and arch != here:
+        raise UserError(KERNEL, f"{path} is {kind} for {arch}, and this machine is {here}", f"give {WANTED[here]}")
+    if arch == "aarch64" and kind == ELF:
+        raise UserError(KERNEL, f"{path} is {kind}, which no boot protocol of arm64 knows", f"give {WANTED[here]}")
+    image = parse_fd(fd, status.st_size, path)
+    if arch == "aarch64":
+        from . import arm64
+
+        return arm64.plan(context, path, kernel, image, options)
 
     if image.kind == "bzImage":
         if options.extract != "off":
@@ -58,20 +98,6 @@ def plan(context: PlanContext, path: str) -> dict[str, Any]:
     return _plan_elf(context, path, kernel, image, options)
 
 
-def _reject(path: str, error: ImageError) -> NoReturn:
-    raise UserError(KERNEL, f"{path} {error.problem}", error.mend) from None
-
-
-def _parse_fd(fd: int, size: int, path: str) -> Image:
-    try:
-        image = parse(pread(fd, 0, HEAD), size, lambda offset, count: pread(fd, offset, count))
-    except ImageError as error:
-        _reject(path, error)
-    if image is None:
-        raise UserError(KERNEL, f"{path} changed while it was read", "try again")
-    return image
-
-
 def _vmlinux(context: PlanContext, path: str, fd: int, status: os.stat_result, image: Image,
              options: BootOptions) -> tuple[int, Image, cache.Extents] | None:
     """The decompressed kernel: (file index in the plan, image, where it is not zero).
@@ -80,54 +106,12 @@ def _vmlinux(context: PlanContext, path: str, fd: int, status: os.stat_result, i
     """
     wanted = options.extract == "on" or options.protocol == "pvh"
     try:
-        return _cached(context, path, fd, status, image, wanted or not context.dry_run)
-    except _NoExtract as error:
+        return cached(context, path, fd, status, image, create=wanted or not context.dry_run)
+    except NoExtract as error:
         if wanted:
             raise UserError(KERNEL, f"{path} cannot be decompressed on the host: {error}",
                             f"let the guest do it: {PLUGIN},extract=off") from None
         return None
-
-
-class _NoExtract(Exception):
-    """Why the host cannot decompress this one; it may boot all the same."""
-
-
-def _cached(context: PlanContext, path: str, fd: int, status: os.stat_result, image: Image,
-            create: bool) -> tuple[int, Image, cache.Extents]:
-    if not image.payload_size:
-        raise _NoExtract("its header names no payload")
-    entry = cache.find(status)
-    if entry is None:
-        if not create:
-            raise _NoExtract("not in the cache yet, and this run may not change anything")
-        entry = _store(path, fd, image)
-    try:
-        index = context.open_file(entry.path, KERNEL)
-        opened = os.fstat(context.fd(index))
-        # The plan's descriptor was opened by name: it must be the file that was verified.
-        if (opened.st_dev, opened.st_ino) != (entry.status.st_dev, entry.status.st_ino):
-            raise _NoExtract(f"{entry.path} was replaced meanwhile")
-        size = entry.status.st_size
-        inner = parse(pread(entry.fd, 0, HEAD), size, lambda offset, count: pread(entry.fd, offset, count))
-    except (UserError, ImageError) as error:
-        raise _NoExtract(str(error)) from None
-    finally:
-        os.close(entry.fd)
-    if inner is None or inner.kind != "ELF":
-        raise _NoExtract(f"{entry.path} is not an ELF file")
-    return index, inner, entry.extents
-
-
-def _store(path: str, fd: int, image: Image) -> cache.Entry:
-    from .decompress import Damaged, Unsupported
-
-    try:
-        return cache.store(fd, image)
-    except Damaged as error:
-        raise UserError(KERNEL, f"{path} is damaged: its compressed kernel does not decompress ({error})",
-                        "fetch or build the kernel again") from None
-    except (Unsupported, ImageError, OSError) as error:
-        raise _NoExtract(str(error)) from None
 
 
 def _plan_bzimage(context: PlanContext, path: str, kernel: int, image: Image) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plugin's entry: recognises bzImage and ELF by their magic numbers, leaves the rest to `plan`."""
+"""The plugin's entry: recognises kernels by their magic numbers, leaves the rest to `plan`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ API = (1, 0)
 
 
 def is_ours(head: bytes) -> bool:
-    """A bzImage's "HdrS" (boot protocol 2.00+) or the magic number of ELF."""
-    return head[:4] == b"\x7fELF" or head[0x202:0x206] == b"HdrS"
+    """A bzImage's "HdrS" (boot protocol 2.00+), ELF, arm64 Image, EFI zboot; or gzip, which may hold an Image."""
+    return (head[:4] == b"\x7fELF" or head[0x202:0x206] == b"HdrS" or head[56:60] == b"ARM\x64"
+            or head[:8] == b"MZ\0\0zimg" or head[:3] == b"\x1f\x8b\x08")
 
 
 def _take_options(context: PlanContext, options: BootOptions, device: dict[str, Any]) -> bool:
@@ -40,8 +41,8 @@ def vmm_device_types() -> list[DeviceType]:
 def vmm_boot_probe(path: str, head: bytes, size: int) -> BootClaim | None:
     """Claim `path`, or None for a file of another kind.
 
-    Raises UserError for a bzImage or ELF file that no x86-64 machine can boot: truncated,
-    lying headers, 32-bit, another architecture.
+    Raises UserError for a kernel of this machine's kind that cannot be booted: truncated, lying headers,
+    32-bit. One of another architecture is claimed, and refused when it is planned.
     """
     if not is_ours(head):
         return None

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from vmmcore.front.chardev import SocketStreamOptions, open_stream
+from vmmcore.front.chardev import SocketStreamOptions, plan_serial_port
 from vmmcore.hooks import DeviceType, hookimpl
 
 TYPE_CHECKING = False
@@ -25,9 +25,7 @@ def plan(context: PlanContext, options: SocketStreamOptions, device: dict[str, A
         return False
     context.ports(COM1_PORT, COM1_PORTS, "serial")
     device["resources"] = {"port": COM1_PORT, "gsi": context.gsi(COM1_GSI)}
-    device["files"] = open_stream(context, options, "--serial")
-    nodes = [context.plan["files"][index].get("node") for kind, index in device["files"].items() if kind == "listen"]
-    device["options"] = {"host": options.kind, "sockets": [node for node in nodes if node]}
+    plan_serial_port(context, options, device)
     return True
 
 

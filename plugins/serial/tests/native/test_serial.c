@@ -1,130 +1,35 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The serial port against a core made of a few arrays: flow, interrupts, life cycle, threads.
  * Built with sanitizers and run by test_native.py. */
-#define _GNU_SOURCE
+#include "fake_devices.h"
+
 #include "serial.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
-
-#include "vmmcore.h"
-
-#define CHECK(condition)                                                         \
-  do {                                                                           \
-    if (!(condition)) {                                                          \
-      fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);    \
-      exit(1);                                                                   \
-    }                                                                            \
-  } while (0)
-
-/* --- the core -------------------------------------------------------------------- */
-
-static struct {
-  pthread_mutex_t lock;
-  vmm_io_fn io;
-  void *io_opaque;
-  vmm_rx_fn rx;
-  void *rx_opaque;
-  int irq_fd;
-  size_t room, sent_len;
-  uint8_t sent[1 << 16];
-  unsigned kicks, open_chardevs, mapped;
-  int fail_bus, fail_irqfd, fail_chardev;
-} core = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
-static int bus_add(vmm_vm *vm, int space, uint64_t base, uint64_t len, vmm_io_fn fn, void *opaque) {
-  (void)vm;
-  CHECK(space == VMM_PIO && base == 0x3f8 && len == 8);
-  if (core.fail_bus) return -EEXIST;
-  core.io = fn, core.io_opaque = opaque, core.mapped++;
-  return 0;
-}
-static int bus_del(vmm_vm *vm, int space, uint64_t base) {
-  (void)vm;
-  CHECK(space == VMM_PIO && base == 0x3f8 && core.mapped);
-  core.mapped--;
-  return 0;
-}
-static int irqfd_open(vmm_vm *vm, uint32_t gsi) {
-  (void)vm;
-  CHECK(gsi == 4);
-  return core.fail_irqfd ? -EMFILE : (core.irq_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
-}
-static void irqfd_close(vmm_vm *vm, uint32_t gsi, int fd) {
-  (void)vm;
-  CHECK(gsi == 4 && fd == core.irq_fd);
-  close(fd);
-}
-static vmm_chardev *chardev_open(vmm_vm *vm, int in_fd, int out_fd, uint32_t flags, vmm_rx_fn rx, void *opaque) {
-  (void)vm, (void)flags;
-  close(in_fd);
-  if (out_fd != in_fd) close(out_fd);
-  if (core.fail_chardev) return NULL;
-  core.rx = rx, core.rx_opaque = opaque, core.open_chardevs++;
-  return (vmm_chardev *)&core;
-}
-static size_t chardev_write(vmm_chardev *dev, const uint8_t *data, size_t len) {
-  (void)dev;
-  pthread_mutex_lock(&core.lock);
-  if (len > core.room) len = core.room;
-  if (len > sizeof core.sent - core.sent_len) len = sizeof core.sent - core.sent_len;
-  memcpy(core.sent + core.sent_len, data, len);
-  core.sent_len += len;
-  core.room -= len;
-  pthread_mutex_unlock(&core.lock);
-  return len;
-}
-static void chardev_kick(vmm_chardev *dev) {
-  (void)dev;
-  __atomic_add_fetch(&core.kicks, 1, __ATOMIC_SEQ_CST);
-}
-static void chardev_close(vmm_chardev *dev) {
-  (void)dev;
-  core.open_chardevs--;
-}
-
-static const struct vmm_api api = {
-    .magic = VMM_API_MAGIC, .major = VMM_API_MAJOR, .minor = VMM_API_MINOR, .size = sizeof api,
-    .bus_add = bus_add, .bus_del = bus_del, .irqfd_open = irqfd_open, .irqfd_close = irqfd_close,
-    .chardev_open = chardev_open,
-    .chardev_write = chardev_write, .chardev_kick = chardev_kick, .chardev_close = chardev_close,
-};
 
 /* --- the guest ------------------------------------------------------------------- */
 
-static void out(unsigned port, uint8_t value) { core.io(core.io_opaque, port, &value, 1, 1); }
+static void out(unsigned port, uint8_t value) { fake.io(fake.io_opaque, port, &value, 1, 1); }
 static uint8_t in(unsigned port) {
   uint8_t value = 0xff;
-  core.io(core.io_opaque, port, &value, 1, 0);
+  fake.io(fake.io_opaque, port, &value, 1, 0);
   return value;
 }
-static uint64_t edges(void) {
-  uint64_t n = 0;
-  return read(core.irq_fd, &n, sizeof n) < 0 ? 0 : n;
-}
-static int some_fd(void) { return eventfd(0, EFD_CLOEXEC); }
 
 static struct serial *start(size_t room) {
   int error = 1, in_fd = some_fd(), out_fd = some_fd();
-  core.room = room;
-  core.sent_len = core.kicks = 0;
-  struct serial *s = serial_new(&api, NULL, 0x3f8, 4, in_fd, out_fd, 0, &error);
-  CHECK(s && error == 0 && core.mapped == 1);
-  CHECK(core.rx(core.rx_opaque, (const uint8_t *)"x", 1) == 0); /* not yet */
-  serial_resume(s);
-  CHECK(core.kicks == 1); /* now it may come */
-  core.kicks = 0;
+  fake.room = room;
+  fake.sent_len = fake.kicks = 0;
+  struct serial *s = serial_new(&fake_api, NULL, 0x3f8, 4, in_fd, out_fd, 0, &error);
+  CHECK(s && error == 0 && fake.mapped == 1 && fake.gsi == 4);
+  CHECK(fake.space == VMM_PIO && fake.base == 0x3f8 && fake.len == 8);
+  CHECK(fake.rx(fake.rx_opaque, (const uint8_t *)"x", 1) == 0); /* not yet */
+  serial_pause(s, 0);
+  CHECK(fake.kicks == 1); /* now it may come */
+  fake.kicks = 0;
   return s;
 }
 static void stop(struct serial *s) {
   serial_free(s);
-  CHECK(!core.mapped && !core.open_chardevs);
+  CHECK(!fake.mapped && !fake.open_chardevs);
 }
 
 /* --- cases ------------------------------------------------------------------------ */
@@ -132,8 +37,8 @@ static void stop(struct serial *s) {
 static void output(void) {
   struct serial *s = start(1000);
   for (const char *p = "hello\n"; *p; p++) out(UART_THR, (uint8_t)*p);
-  CHECK(core.sent_len == 6 && !memcmp(core.sent, "hello\n", 6));
-  struct serial_counters c;
+  CHECK(fake.sent_len == 6 && !memcmp(fake.sent, "hello\n", 6));
+  struct vmm_uart_counters c;
   serial_read_counters(s, &c);
   CHECK(c.tx_bytes == 6 && c.rx_bytes == 0 && c.interrupts == 0);
   stop(s);
@@ -142,14 +47,14 @@ static void output(void) {
 static void wide_access_is_its_bytes(void) {
   struct serial *s = start(1000);
   uint8_t two[2] = {'A', IER_RDA}; /* THR and IER */
-  core.io(core.io_opaque, 0, two, 2, 1);
-  CHECK(core.sent_len == 1 && core.sent[0] == 'A' && in(UART_IER) == IER_RDA);
+  fake.io(fake.io_opaque, 0, two, 2, 1);
+  CHECK(fake.sent_len == 1 && fake.sent[0] == 'A' && in(UART_IER) == IER_RDA);
   uint8_t four[4] = {0};
   out(UART_SCR, 0x5a);
-  core.io(core.io_opaque, 4, four, 4, 0);
+  fake.io(fake.io_opaque, 4, four, 4, 0);
   CHECK(four[1] == 0x60 && four[3] == 0x5a);
   uint8_t eight[8];
-  core.io(core.io_opaque, 0, eight, 8, 0);
+  fake.io(fake.io_opaque, 0, eight, 8, 0);
   CHECK(eight[7] == 0x5a);
   stop(s);
 }
@@ -160,38 +65,38 @@ static void input_waits_for_the_guest(void) {
   for (unsigned i = 0; i < sizeof text; i++) text[i] = (uint8_t)i;
   out(UART_FCR, FCR_ENABLE);
   out(UART_IER, IER_RDA);
-  size_t done = core.rx(core.rx_opaque, text, sizeof text);
+  size_t done = fake.rx(fake.rx_opaque, text, sizeof text);
   CHECK(done == 16 && edges() == 1);
   for (unsigned i = 0; i < sizeof text; i++) {
     CHECK(in(UART_LSR) & LSR_DR);
     CHECK(in(UART_RBR) == i);
     if (i % 16 == 15) {
-      CHECK(core.kicks == 1 + i / 16); /* once per emptied FIFO */
-      done += core.rx(core.rx_opaque, text + done, sizeof text - done);
+      CHECK(fake.kicks == 1 + i / 16); /* once per emptied FIFO */
+      done += fake.rx(fake.rx_opaque, text + done, sizeof text - done);
     }
   }
   CHECK(done == sizeof text && !(in(UART_LSR) & LSR_DR));
-  CHECK(core.kicks == 2); /* the last eight left nobody waiting */
+  CHECK(fake.kicks == 2); /* the last eight left nobody waiting */
   stop(s);
 }
 
 static void pause_takes_no_input(void) {
   struct serial *s = start(1000);
-  serial_pause(s);
-  CHECK(core.rx(core.rx_opaque, (const uint8_t *)"x", 1) == 0);
-  CHECK(core.kicks == 0);
-  serial_resume(s);
-  CHECK(core.kicks == 1);
-  CHECK(core.rx(core.rx_opaque, (const uint8_t *)"x", 1) == 1);
+  serial_pause(s, 1);
+  CHECK(fake.rx(fake.rx_opaque, (const uint8_t *)"x", 1) == 0);
+  CHECK(fake.kicks == 0);
+  serial_pause(s, 0);
+  CHECK(fake.kicks == 1);
+  CHECK(fake.rx(fake.rx_opaque, (const uint8_t *)"x", 1) == 1);
   stop(s);
 }
 
 static void loopback_ends_with_a_kick(void) {
   struct serial *s = start(1000);
   out(UART_MCR, MCR_LOOP);
-  CHECK(core.rx(core.rx_opaque, (const uint8_t *)"x", 1) == 0 && core.kicks == 0);
+  CHECK(fake.rx(fake.rx_opaque, (const uint8_t *)"x", 1) == 0 && fake.kicks == 0);
   out(UART_MCR, 0);
-  CHECK(core.kicks == 1);
+  CHECK(fake.kicks == 1);
   stop(s);
 }
 
@@ -202,15 +107,15 @@ static void full_host_announces_room(void) {
   out(UART_IER, IER_THRE);
   CHECK(edges() == 1 && (in(UART_IIR) & 0x0f) == IIR_THRE);
   for (const char *p = "0123456789"; *p; p++) out(UART_THR, (uint8_t)*p);
-  CHECK(core.sent_len == 3 && !(in(UART_LSR) & (LSR_THRE | LSR_TEMT)));
+  CHECK(fake.sent_len == 3 && !(in(UART_LSR) & (LSR_THRE | LSR_TEMT)));
   edges();
-  core.rx(core.rx_opaque, NULL, 0);
+  fake.rx(fake.rx_opaque, NULL, 0);
   CHECK(edges() == 0); /* still full */
-  core.room = 100;
-  core.rx(core.rx_opaque, NULL, 0);
+  fake.room = 100;
+  fake.rx(fake.rx_opaque, NULL, 0);
   CHECK(edges() == 1 && (in(UART_IIR) & 0x0f) == IIR_THRE && in(UART_LSR) & LSR_TEMT);
-  CHECK(core.sent_len == 10 && !memcmp(core.sent, "0123456789", 10));
-  core.rx(core.rx_opaque, NULL, 0); /* nothing waits: nothing happens */
+  CHECK(fake.sent_len == 10 && !memcmp(fake.sent, "0123456789", 10));
+  fake.rx(fake.rx_opaque, NULL, 0); /* nothing waits: nothing happens */
   CHECK(edges() == 0);
   stop(s);
 }
@@ -221,60 +126,54 @@ static void save_and_restore(void) {
   out(UART_FCR, FCR_ENABLE);
   out(UART_IER, IER_RDA);
   out(UART_THR, 'T');
-  core.rx(core.rx_opaque, (const uint8_t *)"in", 2);
-  serial_pause(s);
+  fake.rx(fake.rx_opaque, (const uint8_t *)"in", 2);
+  serial_pause(s, 1);
   serial_save(s, &state);
-  core.room = 100;
-  core.rx(core.rx_opaque, NULL, 0);
+  fake.room = 100;
+  fake.rx(fake.rx_opaque, NULL, 0);
   stop(s);
-  CHECK(core.sent_len == 0); /* what waits goes with the snapshot, not out here too */
+  CHECK(fake.sent_len == 0); /* what waits goes with the snapshot, not out here too */
   s = start(100);
   CHECK(serial_restore(s, &state) == 0 && edges() == 1);
   CHECK(in(UART_RBR) == 'i' && in(UART_RBR) == 'n');
   state.rx_len = 200;
   CHECK(serial_restore(s, &state) == -1);
   stop(s);
-  CHECK(core.sent_len == 1 && core.sent[0] == 'T');
+  CHECK(fake.sent_len == 1 && fake.sent[0] == 'T');
 }
 
 static void reset_clears_the_registers(void) {
   struct serial *s = start(100);
   out(UART_IER, 0x0f);
   out(UART_SCR, 9);
-  core.rx(core.rx_opaque, (const uint8_t *)"abc", 3);
+  fake.rx(fake.rx_opaque, (const uint8_t *)"abc", 3);
   serial_reset(s);
   CHECK(in(UART_IER) == 0 && in(UART_SCR) == 0 && in(UART_LSR) == (LSR_THRE | LSR_TEMT));
-  CHECK(core.kicks == 1); /* the two bytes that did not fit may come now */
+  CHECK(fake.kicks == 1); /* the two bytes that did not fit may come now */
   stop(s);
 }
 
 static void null_host(void) {
   int error = 1;
-  struct serial *s = serial_new(&api, NULL, 0x3f8, 4, -1, -1, 0, &error);
-  CHECK(s && !core.open_chardevs);
+  struct serial *s = serial_new(&fake_api, NULL, 0x3f8, 4, -1, -1, 0, &error);
+  CHECK(s && !fake.open_chardevs);
   for (int i = 0; i < 1000; i++) out(UART_THR, 'x');
   CHECK(in(UART_LSR) & LSR_TEMT);
   stop(s);
 }
 
-static int lowest_free_fd(void) {
-  int fd = fcntl(0, F_DUPFD, 3);
-  close(fd);
-  return fd;
-}
-
 static void failures_leave_nothing_behind(void) {
   int before = lowest_free_fd();
-  int *const switches[] = {&core.fail_bus, &core.fail_irqfd, &core.fail_chardev};
+  int *const switches[] = {&fake.fail_bus, &fake.fail_irqfd, &fake.fail_chardev};
   for (unsigned i = 0; i < 3; i++) {
     int error = 0, in_fd = some_fd(), out_fd = some_fd();
     *switches[i] = 1;
-    CHECK(!serial_new(&api, NULL, 0x3f8, 4, in_fd, out_fd, 0, &error) && error < 0);
+    CHECK(!serial_new(&fake_api, NULL, 0x3f8, 4, in_fd, out_fd, 0, &error) && error < 0);
     *switches[i] = 0;
-    CHECK(!core.mapped && !core.open_chardevs);
+    CHECK(!fake.mapped && !fake.open_chardevs);
     CHECK(lowest_free_fd() == before); /* the fds are closed */
   }
-  struct vmm_api other = api;
+  struct vmm_api other = fake_api;
   int error = 0;
   other.major++;
   CHECK(!serial_new(&other, NULL, 0x3f8, 4, -1, -1, 0, &error) && error == -ENOTSUP);
@@ -289,7 +188,7 @@ static void *guest(void *seed) {
     uint64_t noise = ((uint64_t)rand_r(&dice) << 32) | (unsigned)rand_r(&dice);
     uint32_t size = 1u << (noise % 4), offset = (uint32_t)(noise >> 8) % (9 - size);
     memcpy(data, &noise, 8);
-    core.io(core.io_opaque, offset, data, size, (noise >> 20) & 1);
+    fake.io(fake.io_opaque, offset, data, size, (noise >> 20) & 1);
   }
   return NULL;
 }
@@ -297,11 +196,11 @@ static void *guest(void *seed) {
 static void *host(void *unused) {
   uint8_t text[64] = {0};
   for (int i = 0; i < 5000; i++) {
-    core.rx(core.rx_opaque, text, sizeof text);
-    core.rx(core.rx_opaque, NULL, 0);
-    pthread_mutex_lock(&core.lock);
-    core.room = (size_t)i % 7;
-    pthread_mutex_unlock(&core.lock);
+    fake.rx(fake.rx_opaque, text, sizeof text);
+    fake.rx(fake.rx_opaque, NULL, 0);
+    pthread_mutex_lock(&fake.lock);
+    fake.room = (size_t)i % 7;
+    pthread_mutex_unlock(&fake.lock);
   }
   return unused;
 }
@@ -314,12 +213,12 @@ static void threads(void) {
   pthread_create(&t[2], NULL, host, NULL);
   for (int i = 0; i < 500; i++) {
     struct uart16550_state state;
-    struct serial_counters counters;
-    serial_pause(s);
+    struct vmm_uart_counters counters;
+    serial_pause(s, 1);
     serial_save(s, &state);
     CHECK(serial_restore(s, &state) == 0);
     serial_read_counters(s, &counters);
-    serial_resume(s);
+    serial_pause(s, 0);
   }
   for (int i = 0; i < 3; i++) pthread_join(t[i], NULL);
   serial_reset(s);
@@ -327,6 +226,7 @@ static void threads(void) {
 }
 
 int main(void) {
+  devices_begin();
   output();
   wide_access_is_its_bytes();
   input_waits_for_the_guest();

@@ -8,6 +8,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,4 +64,17 @@ def make_dir(path: Path, fill: Callable[[Path], None]) -> Path:
             temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+    return path
+
+
+def keep_newest(path: Path, pattern: str) -> Path:
+    """Return ``path``, marked as used now; its neighbours of that glob pattern go when unused for a week."""
+    with contextlib.suppress(OSError):  # a cache that may only be read
+        os.utime(path)
+        for other in path.parent.glob(pattern):
+            if other != path and time.time() - other.stat().st_mtime > 7 * 86400:
+                if other.is_dir():
+                    shutil.rmtree(other, ignore_errors=True)
+                else:
+                    other.unlink()
     return path

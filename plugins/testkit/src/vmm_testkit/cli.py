@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 
 import click
+
+from vmm_testkit.arch import ARCHES, arch_of
 
 EXIT_USAGE = 2
 EXIT_TIMEOUT = 124  # as timeout(1)
@@ -21,6 +22,9 @@ EXIT_STALLED = 125
         "allow_interspersed_args": False,
         "help_option_names": ["-h", "--help"],
     }
+)
+@click.option(
+    "--arch", type=click.Choice(list(ARCHES)), help="The emulated host's architecture (default: this machine's)."
 )
 @click.option("--memory", type=click.IntRange(min=256), default=4096, show_default=True, help="RAM, MiB.")
 @click.option("--cpus", type=click.IntRange(1, 64), default=1, show_default=True, help="Emulated host CPUs.")
@@ -45,6 +49,7 @@ EXIT_STALLED = 125
 @click.option("--direct-if-usable", is_flag=True, help="Run the command right here where KVM is complete.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def lab(
+    arch: str | None,
     memory: int,
     cpus: int,
     icount: bool,
@@ -61,15 +66,15 @@ def lab(
     """Run COMMAND in the lab: an emulated host with a complete KVM, on any machine.
 
     The command sees this machine's files and directory as they are, and may write anywhere, but what it
-    writes is lost (see --out). It has no standard input (see --tty). The exit status is the command's;
-    124 when the time is over, 125 when the lab stalled or broke, 2 when it cannot start.
+    writes is lost (see --out). On another architecture it sees a Debian of that one instead of /usr, /etc
+    and their like, and this repository's packages built for it. It has no standard input (see --tty). The exit
+    status is the command's; 124 when the time is over, 125 when the lab stalled or broke, 2 when it cannot start.
     """
     from vmm_testkit.initramfs import InitramfsError
     from vmm_testkit.kernels import KernelError
-    from vmm_testkit.lab import Lab, LabError, LabStalled, LabTimeout
-    from vmm_testkit.qemu import QemuError
+    from vmm_testkit.lab import Lab, LabError, LabMissing, LabStalled, LabTimeout
 
-    if direct_if_usable:
+    if direct_if_usable and arch_of(arch or "").native:
         from vmm_testkit.kvm import kvm_state
 
         if kvm_state().runs_linux:
@@ -84,6 +89,7 @@ def lab(
             _fail(f"--drive {option}: write it as NAME=FILE", EXIT_USAGE)
     machine = Lab(
         memory_mib=memory,
+        arch=arch or "",
         cpus=cpus,
         icount=icount,
         out=out,
@@ -100,10 +106,7 @@ def lab(
     except LabStalled as error:
         _fail(str(error), EXIT_STALLED)
     except LabError as error:
-        _fail(
-            str(error),
-            EXIT_USAGE if isinstance(error, QemuError) or re.match(r"drive |.* to share", str(error)) else EXIT_STALLED,
-        )
+        _fail(str(error), EXIT_USAGE if isinstance(error, LabMissing) else EXIT_STALLED)
     except (InitramfsError, KernelError) as error:
         _fail(str(error), EXIT_USAGE)
     except KeyboardInterrupt:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from vmm_testkit.arch import arch_of
 from vmm_testkit.kernels import Kernel
 from vmm_testkit.process import kill_group, spawn
 
@@ -60,7 +61,7 @@ class DebianGuest:
         kernel: a Kernel, or a file (bzImage or vmlinux).
         initramfs: archive made by ``Initramfs`` in mode "loop".
         memory, cpus: values of ``--memory`` and ``--cpus``.
-        cmdline: words for the kernel, after ``console=ttyS0`` and the kit's own.
+        cmdline: words for the kernel, after ``console=`` and the kit's own.
         args: more arguments for the VMM.
         vmm: how to call the VMM, default ``[<directory of this Python>/vmm, run]``.
         argv: the whole command line instead; ``{kernel}``, ``{initramfs}`` and ``{cmdline}`` in its words are
@@ -89,7 +90,8 @@ class DebianGuest:
         self.boot_timeout = boot_timeout
         self._env = env
         image = str(kernel.vmlinuz if isinstance(kernel, Kernel) else kernel)
-        words = f"console=ttyS0 reboot=t panic=-1 testkit={self._token} {cmdline}".strip()
+        arch = kernel.arch if isinstance(kernel, Kernel) else arch_of()
+        words = f"{arch.guest_words} panic=-1 testkit={self._token} {cmdline}".strip()
         if argv is not None:
             fill = {"{kernel}": image, "{initramfs}": str(initramfs), "{cmdline}": words}
             self.argv = [

@@ -13,9 +13,12 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vmm_testkit.arch import Arch, arch_of
 from vmm_testkit.cache import cache_dir, make_file
 from vmm_testkit.cpio import CpioWriter
+from vmm_testkit.foreign_root import foreign_root
 from vmm_testkit.guest_init import init_script, stamp_program
+from vmm_testkit.host import run
 from vmm_testkit.kernels import Kernel
 from vmm_testkit.modules import ModuleError, ModuleTree, module_name, read_module
 
@@ -39,22 +42,44 @@ class InitramfsError(Exception):
     """The initramfs cannot be made; one line that says why and what to do."""
 
 
-def _find_busybox() -> Path:
-    for candidate in ("/usr/bin/busybox", "/bin/busybox"):
-        path = Path(candidate)
+def _find_busybox(root: Path) -> Path:
+    for candidate in ("usr/bin/busybox", "bin/busybox"):
+        path = root / candidate
         # A dynamic busybox (package "busybox") would not start in the guest.
         if path.exists() and b"ld-linux" not in path.read_bytes()[:4096]:
             return path
     raise InitramfsError("static busybox is missing: run `apt-get install busybox-static` as root")
 
 
-def shared_libraries(program: Path) -> list[str]:
-    """Absolute paths of the shared libraries (dynamic loader included) that ``program`` needs, by ldd(1)."""
+def shared_libraries(program: Path, root: Path = Path("/"), arch: Arch | None = None) -> list[str]:
+    """Absolute paths of the shared libraries (dynamic loader included) that ``program`` needs.
+
+    By ldd(1); of another architecture's ``program`` in the tree ``root`` (paths are as seen in there), by readelf(1).
+    """
+    if arch is not None and not arch.native:
+        return _foreign_libraries(program, root, arch)
     done = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=False)
     if "not found" in done.stdout:
         missing = re.findall(r"(\S+) => not found", done.stdout)
         raise InitramfsError(f"{program}: shared library {missing[0]} not found")
     return re.findall(r"(/\S+) \(0x", done.stdout)
+
+
+def _foreign_libraries(program: Path, root: Path, arch: Arch) -> list[str]:
+    found: dict[str, None] = {}
+    todo = [program]
+    for path in todo:  # grows meanwhile
+        command = ["readelf", "--wide", "--program-headers", "--dynamic", str(path)]
+        text = run(InitramfsError, *command, hint="the package binutils has it")
+        names = re.findall(r"\(NEEDED\).*\[(.*)\]", text)
+        for name in [*re.findall(r"interpreter: (.*)\]", text), *(f"/usr/lib/{arch.triplet}/{name}" for name in names)]:
+            if name in found or Path(name).name.startswith("ld-") and name.startswith("/usr"):
+                continue
+            if not (root / name[1:]).exists():
+                raise InitramfsError(f"{program}: shared library {name} is not in {root}")
+            found[name] = None
+            todo.append(root / name[1:])
+    return list(found)
 
 
 class Initramfs:
@@ -70,10 +95,12 @@ class Initramfs:
             (run ``command`` with sh, print ``vmm-exit-status: N``, power off) or "root" (go on with the ext4 file
             system on the disk that the kernel's ``root=`` names, default /dev/vda).
         stamp: let init begin by writing 0x42 to I/O port 0x80, and write 0x43 there when it is ready for
-            commands, so that a VMM can tell when it got there (``vmm run --timing``).
+            commands, so that a VMM can tell when it got there (``vmm run --timing``); on x86-64 only.
         init: text of another /init script (``mode`` is then not used).
         optional_modules: like ``modules``, but left out when the kernel has no such module.
         compress: gzip the archive; unpacking costs boot time.
+        arch: the guest's architecture, where there is no ``kernel`` to ask (default: this machine's). Programs of
+            another one than this machine's come from :func:`vmm_testkit.foreign_root.foreign_root`.
 
     Raises InitramfsError for anything that is missing.
     """
@@ -92,12 +119,16 @@ class Initramfs:
         init: str | None = None,
         optional_modules: Sequence[str] = (),
         compress: bool = False,
+        arch: str = "",
     ) -> None:
         if mode not in MODES:
             raise InitramfsError(f"mode {mode!r}: use one of {', '.join(MODES)}")
         if not re.fullmatch(r"[A-Za-z0-9.-]+", hostname):
             raise InitramfsError(f"hostname {hostname!r}: letters, digits, dots and hyphens only")
         self._kernel = kernel
+        self._arch = kernel.arch if kernel is not None else arch_of(arch)
+        self._root = Path("/") if self._arch.native else foreign_root(self._arch)
+        stamp = stamp and self._arch.name == "x86_64"
         self._compress = compress
         self._init = init_script(mode, hostname, stamp) if init is None else init
         self._files: dict[str, bytes | Path] = {}
@@ -138,7 +169,7 @@ class Initramfs:
         return [(path, options.get(module_name(path), "")) for path in order]
 
     def _add_base(self, stamp: bool) -> None:
-        self._files["bin/busybox"] = _find_busybox()
+        self._files["bin/busybox"] = _find_busybox(self._root)
         for applet in APPLETS:
             self._links[f"bin/{applet}"] = "busybox"
         if stamp:
@@ -150,15 +181,21 @@ class Initramfs:
         self._files["etc/modules.load"] = "".join(load).encode()
 
     def _add_program(self, program: str | Path) -> None:
-        found = shutil.which(str(program), path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+        if self._root == Path("/"):
+            found = shutil.which(str(program), path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+            where = "on this machine: install the package that has it"
+        else:
+            places = [Path("/usr", folder, Path(program).name) for folder in ("bin", "sbin")]
+            found = next((str(path) for path in places if (self._root / str(path)[1:]).is_file()), None)
+            where = f"in the lab's {self._arch.name} root"
         if found is None:
-            raise InitramfsError(f"program {program} is not on this machine: install the package that has it")
+            raise InitramfsError(f"program {program} is not {where}")
         # A symlink such as an alternative would point at nothing in the guest: its target's content goes in.
-        self._files[found.strip("/")] = Path(found).resolve()
+        self._files[found.strip("/")] = path = (self._root / found[1:]).resolve()
         # The program shadows the applet of the same name, whatever directory it is in.
         self._links.pop(f"bin/{Path(found).name}", None)
-        for library in shared_libraries(Path(found)):
-            self._files[library.strip("/")] = Path(library).resolve()
+        for library in shared_libraries(path, self._root, self._arch):
+            self._files[library.strip("/")] = (self._root / library[1:]).resolve()
 
     def build(self) -> Path:
         """Path of the archive in the cache; made if it is not there yet."""

@@ -13,10 +13,12 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmm_testkit.apt import Apt, foreign_apt
+from vmm_testkit.arch import ARCHES, Arch, arch_of
 from vmm_testkit.cache import cache_dir, locked, make_dir, make_file
 from vmm_testkit.host import find, run
 
-FLAVOURS = ("cloud-amd64", "amd64")
+FLAVOURS = ("cloud", "standard", *(flavour for arch in ARCHES.values() for flavour in arch.flavours))
 _APT_LISTS = Path("/var/lib/apt/lists")
 _APT_HINT = "run `apt-get update` as root, then try again"
 
@@ -37,6 +39,14 @@ class Kernel:
     version: str
     config: Path
     package: str = ""
+
+    @property
+    def arch(self) -> Arch:
+        """The architecture, as the image's PE header has it (images without one are x86-64's)."""
+        with open(self.vmlinuz, "rb") as file:
+            head = file.read(4096)
+        at = struct.unpack_from("<I", head, 0x3C)[0] if head[:2] == b"MZ" else len(head)
+        return ARCHES["aarch64" if head[at : at + 6] == b"PE\0\0\x64\xaa" else "x86_64"]
 
     def vmlinux(self) -> Path:
         """The ELF file inside the bzImage, unpacked once into the cache.
@@ -103,14 +113,17 @@ def kernel_from_tree(root: Path, package: str = "") -> Kernel:
     return Kernel(images[0], modules, version, root / f"boot/config-{version}", package)
 
 
-def debian_kernel(flavour: str = "cloud-amd64", *, refresh: bool = False) -> Kernel:
+def debian_kernel(flavour: str = "cloud", *, refresh: bool = False) -> Kernel:
     """The newest ``linux-image-<flavour>`` that apt knows, from the cache or downloaded into it.
 
-    The answer of apt is remembered until apt's lists change; ``refresh`` asks again.
+    "cloud" and "standard" are Debian's two flavours for this machine's architecture. The answer of apt is
+    remembered until apt's lists change; ``refresh`` asks again.
     Raises KernelError.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", flavour):
         raise KernelError(f"{flavour!r} is no kernel flavour: use one of {', '.join(FLAVOURS)}")
+    if flavour in ("cloud", "standard"):
+        flavour = arch_of().flavours[flavour == "standard"]
     store = cache_dir("kernels")
     pointer = store / f"{flavour}.latest"
     try:
@@ -121,14 +134,15 @@ def debian_kernel(flavour: str = "cloud-amd64", *, refresh: bool = False) -> Ker
         return known
     with locked(store / f".{flavour}.lock"):
         try:
-            package, version = _resolve(flavour)
+            apt = _apt(flavour)
+            package, version = _resolve(apt, flavour)
         except KernelError:
             # apt has forgotten (its lists were cleaned), but what we have still boots.
             if known and not refresh:
                 return known
             raise
         name = f"{package}_{version.replace(':', '%3a')}"
-        tree = make_dir(store / name, lambda path: _unpack(package, version, path))
+        tree = make_dir(store / name, lambda path: _unpack(apt, package, version, path))
         temporary = pointer.with_suffix(".tmp")
         temporary.write_text(name + "\n")
         temporary.rename(pointer)
@@ -142,25 +156,30 @@ def _apt_newer_than(pointer: Path) -> bool:
         return False
 
 
-def _resolve(flavour: str) -> tuple[str, str]:
+def _apt(flavour: str) -> Apt:
+    """The apt that has the flavour: this machine's, unless the flavour is known to be another architecture's."""
+    arch = next((arch for arch in ARCHES.values() if flavour.rpartition("-")[2] == arch.debian), None)
+    return foreign_apt(KernelError, arch) if arch and not arch.native else Apt(KernelError, hint=_APT_HINT)
+
+
+def _resolve(apt: Apt, flavour: str) -> tuple[str, str]:
     """The versioned package behind the meta package, and its candidate version."""
     meta = f"linux-image-{flavour}"
-    depends = run(KernelError, "apt-cache", "depends", "--no-recommends", "--no-suggests", meta, hint=_APT_HINT)
+    depends = apt.cache("depends", "--no-recommends", "--no-suggests", meta)
     found = re.search(r"^\s*Depends: (linux-image-[0-9]\S*)", depends, re.MULTILINE)
     if not found:
         raise KernelError(f"apt knows no kernel behind {meta}; {_APT_HINT}")
     package = found.group(1)
-    shown = run(KernelError, "apt-cache", "show", "--no-all-versions", package, hint=_APT_HINT)
-    version = re.search(r"^Version: (\S+)$", shown, re.MULTILINE)
+    version = apt.version(package)
     if not version:
         raise KernelError(f"apt shows no version of {package}; {_APT_HINT}")
-    return package, version.group(1)
+    return package, version
 
 
-def _unpack(package: str, version: str, into: Path) -> None:
+def _unpack(apt: Apt, package: str, version: str, into: Path) -> None:
     download = into / "download"
     download.mkdir()
-    run(KernelError, "apt-get", "-q", "download", f"{package}={version}", cwd=download, hint=_APT_HINT)
+    apt.get("download", f"{package}={version}", cwd=download)
     debs = list(download.glob("*.deb"))
     if not debs:
         raise KernelError(f"apt-get download {package}: no package arrived; {_APT_HINT}")

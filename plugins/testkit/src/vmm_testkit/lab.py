@@ -24,21 +24,29 @@ from types import FrameType
 from typing import BinaryIO
 
 from vmm_testkit import lab_init
+from vmm_testkit.arch import arch_of
+from vmm_testkit.cache import cache_dir
 from vmm_testkit.cpio import CpioWriter
+from vmm_testkit.foreign_packages import foreign_packages
+from vmm_testkit.foreign_root import foreign_root
 from vmm_testkit.initramfs import Initramfs
 from vmm_testkit.kernels import Kernel, debian_kernel
-from vmm_testkit.lab_session import LabError, LabStalled, LabTimeout, Session, Stream
+from vmm_testkit.lab_session import LabError, LabMissing, LabStalled, LabTimeout, Session, Stream
 from vmm_testkit.process import kill_group, spawn
 from vmm_testkit.qemu import Qemu, lab_qemu
 
-__all__ = ["Lab", "LabError", "LabStalled", "LabTimeout", "drive", "in_lab"]
+__all__ = ["Lab", "LabError", "LabMissing", "LabStalled", "LabTimeout", "drive", "in_lab"]
 
 #: Variables handed to the job as they are (and all that begin with VMM_ or LC_).
 PASSED_ENV = (
     "PATH", "HOME", "USER", "TERM", "LANG", "VIRTUAL_ENV", "XDG_CACHE_HOME", "PYTHONPATH", "PYTHONHASHSEED",
     "PYTHONUNBUFFERED", "PYTEST_ADDOPTS", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "SOURCE_DATE_EPOCH", "CC",
 )  # fmt: skip
-_CMDLINE = "console=ttyS0 quiet reboot=t panic=-1 mitigations=off random.trust_cpu=on"
+#: For jobs on another architecture: what names this machine's programs is left out.
+_HOST_ENV = ("PATH", "VIRTUAL_ENV", "PYTHONPATH", "CC")
+_FOREIGN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: This machine's directories that a job on another architecture does not see; a Debian's are there.
+_SYSTEM = {"bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "lost+found", "proc", "run", "sbin", "sys", "usr", "var"}
 
 
 def in_lab() -> bool:
@@ -60,9 +68,11 @@ class Lab:
     Args:
         memory_mib: RAM of the emulated host, MiB.
         cpus: its CPUs (one with ``icount``). Several at a time lose guests now and then (docs/lab.md).
+        arch: "x86_64" or "aarch64"; default: this machine's. The job of another one sees a Debian of that one
+            instead of this machine's system directories, and this repository's packages built for it.
         icount: let its clock count instructions, so that measurements repeat to about 0.5 %; slower, and about
             one run in three stops advancing: set ``stall_timeout`` and try again on LabStalled.
-        kernel: its kernel; default Debian's ``amd64`` flavour (the cloud flavour has no 9p).
+        kernel: its kernel; default Debian's "standard" flavour (the cloud flavour has no 9p).
         qemu_args: more arguments for QEMU.
         intel_iommu: give it an IOMMU, for VFIO.
         out: a directory that the job may write to; whatever else it writes is lost.
@@ -77,6 +87,7 @@ class Lab:
         *,
         memory_mib: int = 4096,
         cpus: int = 1,
+        arch: str = "",
         icount: bool = False,
         kernel: Kernel | None = None,
         qemu_args: Sequence[str] = (),
@@ -88,6 +99,7 @@ class Lab:
     ) -> None:
         self.memory_mib = memory_mib
         self.cpus = 1 if icount else cpus
+        self.arch = arch_of(arch)
         self.icount = icount
         self.qemu_args = list(qemu_args)
         self.intel_iommu = intel_iommu
@@ -96,6 +108,11 @@ class Lab:
         self.stall_timeout = stall_timeout
         self.drives = {name: path.resolve() for name, path in (drives or {}).items()}
         self._kernel = kernel
+
+    @property
+    def python(self) -> str:
+        """The Python for jobs: this one, or of another architecture that with the packages built for it."""
+        return sys.executable if self.arch.native else str(foreign_packages(self.arch) / "bin/python")
 
     def run(
         self,
@@ -111,24 +128,26 @@ class Lab:
 
         ``env`` is added to the variables that are passed anyway (``PASSED_ENV``). ``timeout`` (seconds) covers
         everything from here to the job's end. Output goes to ``stdout`` and ``stderr`` as it comes (default:
-        our own). Raises LabTimeout, LabStalled, LabError; QemuError (a LabError), KernelError or InitramfsError while
+        our own). Raises LabTimeout, LabStalled, LabError (LabMissing where it cannot start), KernelError or InitramfsError while
         preparing.
         QEMU is gone when this returns or raises, and dies with us.
         """
         if not argv:
-            raise LabError("no command to run in the lab")
+            raise LabMissing("no command to run in the lab")
         if self.out and not self.out.is_dir():
-            raise LabError(f"{self.out}: no such directory to share")
+            raise LabMissing(f"{self.out}: no such directory to share")
+        if self.intel_iommu and self.arch.name != "x86_64":
+            raise LabMissing(f"the lab has no IOMMU for {self.arch.name}")
         for name, path in self.drives.items():
             if not re.fullmatch(r"[A-Za-z0-9._-]{1,20}", name):
-                raise LabError(f"drive {name!r}: a name has 1 to 20 letters, digits, dots, dashes, underscores")
+                raise LabMissing(f"drive {name!r}: a name has 1 to 20 letters, digits, dots, dashes, underscores")
             if not path.is_file():
-                raise LabError(f"drive {name}: {path}: no such file")
-        qemu = lab_qemu(counted=self.icount)
+                raise LabMissing(f"drive {name}: {path}: no such file")
+        qemu = lab_qemu(self.arch.name, counted=self.icount)
         if qemu.note:
             sys.stderr.write(f"vmm lab: {qemu.note}\n")
             sys.stderr.flush()
-        kernel = self._kernel or debian_kernel("amd64")
+        kernel = self._kernel or debian_kernel(self.arch.flavours[1])
         nonce = secrets.token_hex(16)
         streams = [Stream(stdout or _raw(1), nonce), Stream(stderr or _raw(2), nonce), Stream(None, nonce)]
         ends = [socket.socketpair() for _ in ("console", *lab_init.PORTS, *(["tty"] if self.tty else []))]
@@ -163,6 +182,11 @@ class Lab:
             for name, value in os.environ.items()
             if name in PASSED_ENV or name.startswith(("VMM_", "LC_"))
         }
+        if not self.arch.native:
+            env = {name: value for name, value in env.items() if name not in _HOST_ENV}
+            packages = foreign_packages(self.arch)
+            # Safe path: the current directory may have packages of this machine's architecture.
+            env |= {"VIRTUAL_ENV": str(packages), "PATH": f"{packages}/bin:{_FOREIGN_PATH}", "PYTHONSAFEPATH": "1"}
         # /run is RAM there, and faster than the overlay over 9p.
         return {**env, "TMPDIR": "/run/tmp", "VMM_IN_LAB": "1", **(extra or {})}
 
@@ -188,6 +212,8 @@ class Lab:
             modules=str(kernel.modules),
             tty=terminal,
             size=_size(),
+            arch=self.arch,
+            outer=[] if self.arch.native else _outer(cwd),
             beats=0 if self.icount else self.cpus,  # there they would disturb what is counted
         )
         buffer = io.BytesIO()
@@ -202,11 +228,11 @@ class Lab:
         return fd
 
     def _command(self, qemu: Qemu, kernel: Kernel, initrd: int, fds: Sequence[int]) -> list[str]:
-        words = _CMDLINE + (" intel_iommu=on" if self.intel_iommu else "")
+        words = self.arch.words + (" intel_iommu=on" if self.intel_iommu else "")
         accel = ["-accel", "tcg,thread=multi"]
         if self.icount:
             accel = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off,align=off"]
-        command = [*qemu.command, *accel, "-M", "q35,vmport=off", "-cpu", "max,svm=on", "-smp", str(self.cpus)]
+        command = [*qemu.command, *accel, *self.arch.machine, "-smp", str(self.cpus)]
         command += [
             "-m",
             str(self.memory_mib),
@@ -216,13 +242,17 @@ class Lab:
             "none",
             "-no-reboot",
         ]
-        # The unpacked kernel (entered by PVH): unpacking XZ on an emulated CPU costs a second.
-        command += ["-kernel", str(kernel.vmlinux()), "-initrd", f"/proc/self/fd/{initrd}", "-append", words]
-        command += ["-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"]
-        command += ["-device", "virtio-9p-pci,fsdev=root,mount_tag=root"]
+        # x86-64's is unpacked here (and entered by PVH): unpacking XZ on an emulated CPU costs a second.
+        image = kernel.vmlinux() if self.arch.name == "x86_64" else kernel.vmlinuz
+        command += ["-kernel", str(image), "-initrd", f"/proc/self/fd/{initrd}", "-append", words]
+        shares = [("root", Path("/"), ",readonly=on")]
+        if not self.arch.native:
+            shares = [("root", foreign_root(self.arch), ",readonly=on"), ("outer", Path("/"), ",readonly=on")]
         if self.out:
-            command += ["-fsdev", f"local,id=out,path={_comma(self.out)},security_model=none,multidevs=remap"]
-            command += ["-device", "virtio-9p-pci,fsdev=out,mount_tag=out"]
+            shares += [("out", self.out, "")]
+        for tag, path, mode in shares:
+            share = f"local,id={tag},path={_comma(path)},security_model=none{mode},multidevs=remap"
+            command += ["-fsdev", share, "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
         command += ["-chardev", f"socket,id=console,fd={fds[0]}", "-serial", "chardev:console"]
         command += ["-device", "virtio-serial-pci"]
         for number, (name, fd) in enumerate(zip(lab_init.PORTS, fds[1:4], strict=True), start=1):
@@ -237,6 +267,15 @@ class Lab:
         if self.intel_iommu:
             command += ["-device", "intel-iommu,intremap=on,caching-mode=on"]
         return command + self.qemu_args
+
+
+def _outer(cwd: str) -> list[str]:
+    """This machine's directories for a job on another architecture: the current one, the cache, all but the system."""
+    found = [f"/{name}" for name in sorted(os.listdir("/")) if name not in _SYSTEM and os.path.isdir(f"/{name}")]
+    for path in (os.path.realpath(cwd), str(cache_dir("lab").parent.resolve())):
+        if path.split("/")[1] in _SYSTEM:
+            found.append(path)
+    return found
 
 
 def _comma(path: Path) -> str:

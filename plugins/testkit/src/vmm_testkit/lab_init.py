@@ -13,6 +13,8 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
+from vmm_testkit.arch import Arch
+
 #: Needed for the root and the pipes to the outside.
 MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_console")
 #: For jobs; loaded when the kernel has them.
@@ -89,6 +91,8 @@ def stage2(
     shared: str | None,
     modules: str,
     tty: str,
+    arch: Arch,
+    outer: Sequence[str] = (),
     size: tuple[int, int] = (24, 80),
     beats: int = 0,
 ) -> tuple[str, str]:
@@ -97,6 +101,7 @@ def stage2(
     ``nonce`` ends the two output streams and is the first word of the status line. ``shared`` is the
     directory of the second, writable 9p share; ``modules`` the L1 kernel's module directory as seen
     outside; ``tty`` the job's terminal (``""``: FIFOs and no standard input), ``size`` its rows and columns.
+    ``outer``: directories of the outer machine to see here, where the root is another tree.
     The first ``beats`` CPUs each write a line to the lab's console every ten seconds, to show that they live.
     """
     quote = shlex.quote
@@ -107,6 +112,14 @@ def stage2(
     lines += ["for port in /sys/class/virtio-ports/*; do", 'read -r name < "$port/name"']
     lines += ['case $name in vmm.*) eval "${name#vmm.}_port=/dev/${port##*/}" ;; esac', "done"]
     lines += [f"nonce={nonce}"]
+    if outer:
+        lines += ["o=/run/lab/outer n=0", "$b mkdir -p $o /run/lab/upper"]
+        lines += [f"$b mount -t 9p -o ro,cache=loose,{_TUNING} outer $o || stop lab-error:outer"]
+        lines += ["$b mount -t tmpfs -o size=90% ram /run/lab/upper"]
+        # Through links: mount's options have no way to write every name.
+        lines += ['lend() { n=$((n + 1)); d=/run/lab/upper/$n; $b mkdir -p $d/upper $d/work "$1"; $b ln -s "$o$1" $d/lower']
+        lines += ['$b mount -t overlay -o lowerdir=$d/lower,upperdir=$d/upper,workdir=$d/work overlay "$1"; }']
+        lines += [f"lend {quote(path)}" for path in outer]
     version = modules.rstrip("/").rpartition("/")[2]
     # modprobe looks in /lib/modules; where the outer machine has none of this version, lend it ours.
     lend = f"$b ln -s {quote(modules)} /lib/modules/{version}"
@@ -117,10 +130,11 @@ def stage2(
             f"$b mount -t 9p -o cache=mmap,{_TUNING} out {quote(shared)} || stop lab-error:out",
         ]
     hold = f"{quote(sys.executable)} -I -S -c {quote(HOLD_KEYS)} < /dev/null > /dev/null 2>&1 &"
-    lines += [f"[ ! -e /dev/kvm ] || {hold}"]
+    if arch.name == "x86_64":
+        lines += [f"[ ! -e /dev/kvm ] || {hold}"]
     for cpu in range(beats):
         loop = f"while echo lab-beat {cpu}; do $0 sleep 10; done"
-        lines += [f"$b taskset {1 << cpu:x} $b sh -c '{loop}' $b < /dev/null > /dev/ttyS0 2>&1 &"]
+        lines += [f"$b taskset {1 << cpu:x} $b sh -c '{loop}' $b < /dev/null > /dev/{arch.console} 2>&1 &"]
     if tty:
         # In one session: the terminal forgets its size when the last file on it is closed.
         resize = f"$0 stty rows {size[0]} cols {size[1]}"

@@ -25,6 +25,10 @@ class LabError(Exception):
     """The lab did not start or broke; the first line says why."""
 
 
+class LabMissing(LabError):
+    """The lab cannot start: something is missing. One line that says what, and what to do."""
+
+
 class LabTimeout(LabError):
     """The job took longer than allowed; the lab was killed."""
 

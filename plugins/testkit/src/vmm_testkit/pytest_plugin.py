@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -14,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from vmm_testkit.arch import ARCHES, arch_of
+
 if TYPE_CHECKING:
+    from vmm_testkit.arch import Arch
     from vmm_testkit.baremetal import BareMetal
     from vmm_testkit.guest import DebianGuest
     from vmm_testkit.kernels import Kernel
@@ -32,6 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--lab",
         action="store_true",
         help="run the whole session in an emulated host with a complete KVM, unless this machine's own is complete",
+    )
+    group.addoption(
+        "--lab-arch", choices=list(ARCHES), help="like --lab, with a host of that architecture (default: this machine's)"
     )
     group.addoption(
         "--lab-memory", type=int, default=4096, metavar="MIB", help="RAM of that host (default 4096)"
@@ -58,6 +65,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
+        "markers", "arch(name, reason): only for hosts of that architecture"
+    )
+    config.addinivalue_line(
         "markers", "linux_guest: needs a KVM that runs stock Linux (complete, or the lab's)"
     )
     config.addinivalue_line("markers", "needs_kvm: needs a KVM that runs tiny guests")
@@ -71,7 +81,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 LAB_OPTIONS = (
     "--lab-memory", "--lab-cpus", "--lab-timeout", "--lab-stall", "--lab-retries", "--lab-tests", "--lab-out",
-    "--lab-drive",
+    "--lab-drive", "--lab-arch",
 )  # fmt: skip
 
 
@@ -92,12 +102,13 @@ def without_lab_options(args: list[str]) -> list[str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """With ``--lab``: hand the session to a pytest in the lab, and its exit code back."""
-    if not config.getoption("--lab") or config.option.help:
+    if not (config.getoption("--lab") or config.getoption("--lab-arch")) or config.option.help:
         return None
+    arch = arch_of(config.getoption("--lab-arch") or "")
     from vmm_testkit.kvm import kvm_state
     from vmm_testkit.lab import Lab, LabError, in_lab
 
-    if in_lab() or kvm_state().runs_linux:
+    if in_lab() or (arch.native and kvm_state().runs_linux):
         return None
     from vmm_testkit.initramfs import InitramfsError
     from vmm_testkit.kernels import KernelError
@@ -105,11 +116,12 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     with tempfile.TemporaryDirectory(prefix="vmm-lab-") as scratch:
         out = Path(config.getoption("--lab-out") or scratch).absolute()
         lab = Lab(
+            arch=arch.name,
             memory_mib=config.getoption("--lab-memory"),
             cpus=config.getoption("--lab-cpus"),
             out=out,
             stall_timeout=config.getoption("--lab-stall"),
-            drives=_drives(config.getoption("--lab-drive")),
+            drives=_drives(config.getoption("--lab-drive"), arch),
         )
         try:
             return _run_in(lab, config, out / f".record-{os.getpid()}")
@@ -117,7 +129,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
             raise pytest.UsageError(f"--lab: {error}") from None
 
 
-def _drives(options: list[str]) -> dict[str, Path]:
+def _drives(options: list[str], arch: Arch) -> dict[str, Path]:
     """The lab's disks: those asked for, and some of the root file system of ``debian_system`` if it is built."""
     from vmm_testkit.cache import cache_dir
     from vmm_testkit.kernels import KernelError, debian_kernel
@@ -132,7 +144,7 @@ def _drives(options: list[str]) -> dict[str, Path]:
     if not any(cache_dir("roots").glob("*.img")):
         return drives  # without a kernel fetched for nothing
     try:
-        return drives | lab_drives(debian_kernel("cloud-amd64"))
+        return drives | lab_drives(debian_kernel(arch.flavours[0]))
     except KernelError:
         return drives
 
@@ -142,7 +154,7 @@ def _run_in(lab: Lab, config: pytest.Config, record: Path) -> int:
     from vmm_testkit.spread import run_spread
 
     # The cache of the last failures could not be kept there anyway.
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+    command = [lab.python, "-m", "pytest", "-p", "no:cacheprovider"]
     if sys.stdout.isatty() and config.option.color == "auto":
         command += ["--color=yes"]
     command += without_lab_options(list(config.invocation_params.args))
@@ -160,7 +172,10 @@ def _run_in(lab: Lab, config: pytest.Config, record: Path) -> int:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what this machine's KVM cannot do, with the reason and the mend."""
+    """Skip what is for another architecture, or what this machine's KVM cannot do; with the reason and the mend."""
+    for mark in item.iter_markers("arch"):
+        if mark.args[0] != platform.machine():
+            pytest.skip(f"only for {mark.args[0]}: {mark.kwargs['reason']}")
     linux = item.get_closest_marker("linux_guest") is not None
     if not linux and item.get_closest_marker("needs_kvm") is None:
         return
@@ -211,8 +226,8 @@ def _kernels() -> Callable[[str], Kernel]:
 
 @pytest.fixture
 def debian_kernel(request: pytest.FixtureRequest, _kernels: Callable[[str], Kernel]) -> Kernel:
-    """A stock Debian kernel: the cloud flavour, or the one of an indirect parametrize ("amd64")."""
-    return _kernels(getattr(request, "param", "cloud-amd64"))
+    """A stock Debian kernel: "cloud", or the flavour of an indirect parametrize ("standard", "cloud-arm64")."""
+    return _kernels(getattr(request, "param", "cloud"))
 
 
 @pytest.fixture
@@ -282,7 +297,7 @@ def debian_system(
             try:
                 root = stack.enter_context(borrowed_root(debian_kernel, tmp_path_factory.getbasetemp()))
             except RootError as error:
-                hint = "; build it outside of the lab first: python -m vmm_testkit.system" if in_lab() else ""
+                hint = f"; build it outside of the lab first: python -m vmm_testkit.system {platform.machine()}" if in_lab() else ""
                 pytest.skip(f"no Debian root file system: {error}{hint}")
             wait = keywords.pop("wait", True)
             guest = DebianSystem(debian_kernel, root, args=[*args, *keywords.pop("args", ())], **keywords)
@@ -322,6 +337,8 @@ def host_link() -> Iterator[Callable[..., Link]]:
 @pytest.fixture
 def baremetal() -> Callable[..., BareMetal]:
     """``baremetal(source, **keywords of BareMetal) -> BareMetal``: a guest compiled from C."""
+    if platform.machine() != "x86_64":
+        pytest.skip("bare-metal guests are x86-64 programs")
     from vmm_testkit.baremetal import BareMetal
 
     return BareMetal

@@ -16,21 +16,21 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from vmm_testkit.apt import PrivateApt
 from vmm_testkit.cache import cache_dir, locked, make_dir
-from vmm_testkit.host import debian_mirror, run
-from vmm_testkit.lab_session import LabError
+from vmm_testkit.host import debian_mirror
+from vmm_testkit.lab_session import LabMissing
 
 #: the first major version whose emulated SVM is good enough
 WANTED = 11
 #: where that is to be had: this suite's backports, on the mirror of this machine's own suite
 SUITE = "trixie"
 PROGRAMS = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}
-_KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 #: after a fetch that failed, the next is this many seconds away
 _AGAIN = 12 * 3600.0
 
 
-class QemuError(LabError):
+class QemuError(LabMissing):
     """No QEMU: one line that says why and what to do."""
 
 
@@ -136,37 +136,16 @@ def _fetch(store: Path, arch: str) -> None:
     target = f"{SUITE}-backports"
     root = store / f"apt-{arch}"
     try:
-        options = _apt_options(root, debian_mirror(QemuError))
-        run(QemuError, "apt-get", *options, "-q", "update")
-        shown = run(QemuError, "apt-cache", *options, "show", "--no-all-versions", package)
-        version = re.search(r"^Version: (\S+)$", shown, re.MULTILINE)
-        if version is None or int(re.sub(r"^\d+:", "", version[1]).split(".")[0]) < WANTED:
+        apt = PrivateApt(QemuError, root, debian_mirror(QemuError), (SUITE, target))
+        apt.update()
+        version = apt.version(package)
+        if not version or int(re.sub(r"^\d+:", "", version).split(".")[0]) < WANTED:
             raise QemuError(f"{target} has no {package} of version {WANTED} or newer")
 
         def fill(tree: Path) -> None:
-            run(QemuError, "apt-get", *options, "-q", "-y", "--no-install-recommends", "--download-only", "install", package)
-            for deb in (root / "cache/archives").glob("*.deb"):
-                run(QemuError, "dpkg-deb", "-x", str(deb), str(tree))
+            apt.unpack(tree, [package])
             _unpacked(tree, f"qemu-system-{arch}")  # does it run here?
 
-        make_dir(store / f"{package}_{version[1].replace(':', '%3a')}", fill)
+        make_dir(store / f"{package}_{version.replace(':', '%3a')}", fill)
     finally:
         shutil.rmtree(root, ignore_errors=True)
-
-
-def _apt_options(root: Path, mirror: str) -> list[str]:
-    """For an apt with sources, lists and packages of its own, in which nothing is installed yet."""
-    for name in ("lists/partial", "cache/archives/partial"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-    signed = f" [signed-by={_KEYS}]" if _KEYS.exists() else ""
-    sources, preferences, status = root / "sources.list", root / "preferences", root / "status"
-    sources.write_text("".join(f"deb{signed} {mirror} {name} main\n" for name in (SUITE, f"{SUITE}-backports")))
-    preferences.write_text(f"Package: *\nPin: release n={SUITE}-backports\nPin-Priority: 990\n")
-    status.write_text("")
-    return [
-        "-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=/dev/null",
-        "-o", f"Dir::Etc::Preferences={preferences}", "-o", "Dir::Etc::PreferencesParts=/dev/null",
-        "-o", f"Dir::State::Lists={root / 'lists'}", "-o", f"Dir::State::status={status}",
-        "-o", f"Dir::Cache={root / 'cache'}", "-o", f"Dir::State::extended_states={root / 'states'}",
-        "-o", "Acquire::Languages=none", "-o", "APT::Sandbox::User=root",
-    ]  # fmt: skip

@@ -10,14 +10,14 @@ have a login prompt; root has no password. Otherwise by a word of the kernel's c
 
 from __future__ import annotations
 
+from vmm_testkit.arch import Arch
 from vmm_testkit.guest_init import LOOP
 
-#: Removed from the tree: nothing that runs there needs it.
-REMOVED = (
+_REMOVED = (
     "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian", "usr/share/perl",
     "usr/share/perl5", "usr/share/zsh", "usr/share/gcc", "usr/share/bash-completion", "usr/lib/udev/hwdb.bin",
-    "usr/lib/udev/hwdb.d", "usr/lib/python3", "usr/lib/python3.11", "usr/lib/x86_64-linux-gnu/perl",
-    "usr/lib/x86_64-linux-gnu/gconv", "var/cache/apt", "var/cache/debconf", "var/lib/apt", "var/log/bootstrap.log",
+    "usr/lib/udev/hwdb.d", "usr/lib/python3", "usr/lib/python3.11", "usr/lib/@TRIPLET@/perl",
+    "usr/lib/@TRIPLET@/gconv", "var/cache/apt", "var/cache/debconf", "var/lib/apt", "var/log/bootstrap.log",
     "var/log/dpkg.log", "var/lib/dpkg/info", "var/lib/dpkg/status-old",
 )  # fmt: skip
 
@@ -46,7 +46,7 @@ Environment=HOME=/root TERM=linux
 StandardInput=tty-force
 StandardOutput=tty
 StandardError=tty
-TTYPath=/dev/ttyS0
+TTYPath=/dev/@CONSOLE@
 KillMode=process
 [Install]
 WantedBy=multi-user.target
@@ -97,7 +97,12 @@ LinkLocalAddressing=ipv6
 _UNITS = "etc/systemd/system"
 
 
-def root_files(hostname: str) -> dict[str, str]:
+def removed(arch: Arch) -> tuple[str, ...]:
+    """Paths to remove from the tree: nothing that runs there needs them."""
+    return tuple(path.replace("@TRIPLET@", arch.triplet) for path in _REMOVED)
+
+
+def root_files(hostname: str, arch: Arch) -> dict[str, str]:
     """Path -> content of the files to add."""
     loop = LOOP.replace("poweroff -f", "systemctl poweroff; sleep 1000").replace(
         "reboot -f", "systemctl reboot; sleep 1000"
@@ -112,9 +117,9 @@ def root_files(hostname: str) -> dict[str, str]:
         "etc/systemd/system.conf.d/testkit.conf": "[Manager]\nDefaultTimeoutStopSec=20s\nShowStatus=no\n",
         "etc/udev/rules.d/80-hvc-login.rules": 'SUBSYSTEM=="tty", KERNEL=="hvc0", TAG+="systemd", '
         'ENV{SYSTEMD_WANTS}+="serial-getty@hvc0.service"\n',
-        f"{_UNITS}/testkit-loop.service": _LOOP_UNIT,
+        f"{_UNITS}/testkit-loop.service": _LOOP_UNIT.replace("@CONSOLE@", arch.console),
         f"{_UNITS}/testkit-command.service": _COMMAND_UNIT,
-        f"{_UNITS}/serial-getty@ttyS0.service.d/testkit.conf": _login_unless("testkit", "testkit.command"),
+        f"{_UNITS}/serial-getty@{arch.console}.service.d/testkit.conf": _login_unless("testkit", "testkit.command"),
         f"{_UNITS}/serial-getty@hvc0.service.d/testkit.conf": _login_unless("testkit.command"),
         "usr/lib/vmm-testkit/loop": loop,
         "usr/lib/vmm-testkit/command": _COMMAND,

@@ -12,12 +12,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vmm_testkit.arch import SUITE
 from vmm_testkit.cache import cache_dir, locked
 from vmm_testkit.host import debian_mirror, find, run
 from vmm_testkit.kernels import Kernel
-from vmm_testkit.root_files import REMOVED, root_files, root_links
+from vmm_testkit.root_files import removed, root_files, root_links
 
-SUITE = "bookworm"
 #: enough to boot with systemd, log in and use the network
 BASE_PACKAGES = ("systemd-sysv", "udev", "dbus", "kmod", "iproute2", "iputils-ping", "login", "procps", "pciutils")
 #: what tests of disks and networks use
@@ -32,7 +32,8 @@ class DebianRoot:
     """A Debian root file system; ``build`` makes its image.
 
     Args:
-        kernel: its modules are installed there.
+        kernel: its modules are installed there; its architecture is the packages'. Another one than this machine's
+            needs qemu-user-static, as the packages' scripts are run.
         packages: to be installed, beside Debian's essential ones.
         files: guest path -> content (a host path or bytes), added last.
         size_mib: size of the file system; the image file is sparse.
@@ -63,7 +64,7 @@ class DebianRoot:
         self._size_mib = size_mib
         self._suite = suite
         self._mirror = mirror or _mirror(suite)
-        self._files: dict[str, bytes] = {path: text.encode() for path, text in root_files(hostname).items()}
+        self._files: dict[str, bytes] = {path: text.encode() for path, text in root_files(hostname, kernel.arch).items()}
         for path, content in (files or {}).items():
             try:
                 data = content if isinstance(content, bytes) else Path(content).read_bytes()
@@ -76,7 +77,7 @@ class DebianRoot:
         """Names the content: equal for two roots that are built from the same words."""
         parts = (
             "2", self._suite, self._mirror, self._packages, self._size_mib, self._kernel.version, self._kernel.package,
-            sorted(self._files.items()), sorted(root_links().items()), REMOVED,
+            sorted(self._files.items()), sorted(root_links().items()), removed(self._kernel.arch),
         )  # fmt: skip
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
 
@@ -98,6 +99,9 @@ class DebianRoot:
     def _build(self, path: Path) -> None:
         for program, package in (("mmdebstrap", "mmdebstrap"), ("mke2fs", "e2fsprogs"), ("depmod", "kmod")):
             find(RootError, program, package)
+        arch = self._kernel.arch
+        if not arch.native and not Path(f"/proc/sys/fs/binfmt_misc/qemu-{arch.name}").exists():
+            raise RootError(f"this machine runs no {arch.name} programs: run `apt-get install qemu-user-static arch-test` as root")
         with tempfile.TemporaryDirectory(prefix="vmm-root-") as scratch:
             tar = Path(scratch) / "root.tar"
             tree = Path(scratch) / "tree"
@@ -126,6 +130,8 @@ class DebianRoot:
             find(RootError, "mmdebstrap", "mmdebstrap"), "--quiet", "--variant=essential", f"--include={','.join(self._packages)}",
             "--format=tar", "--aptopt=APT::Install-Recommends false", "--dpkgopt=force-unsafe-io",
         ]  # fmt: skip
+        if not self._kernel.arch.native:
+            command += [f"--architectures={self._kernel.arch.debian}"]
         command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]
         command += [f"--aptopt={option}" for option in _proxies()]
         command += [self._suite, str(tar), *([self._mirror] if self._mirror else [])]
@@ -133,7 +139,7 @@ class DebianRoot:
 
     def _finish(self, tree: Path) -> None:
         """Add and remove what is ours. Symbolic links in the tree are never followed out of it."""
-        for name in REMOVED:
+        for name in removed(self._kernel.arch):
             target = tree / name
             if target.is_dir() and not target.is_symlink():
                 shutil.rmtree(target)

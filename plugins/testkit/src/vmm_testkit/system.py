@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A guest that is a whole Debian: systemd on a root file system of its own disk.
 
-``python -m vmm_testkit.system`` builds that root file system; in the lab, which has no network, it must be there.
+``python -m vmm_testkit.system [ARCH]`` builds that root file system; in the lab, which has no network, it must be there.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vmm_testkit.arch import ArchError, arch_of
 from vmm_testkit.guest import DebianGuest
 from vmm_testkit.initramfs import Initramfs
 from vmm_testkit.kernels import Kernel, KernelError, debian_kernel
@@ -110,10 +111,10 @@ def borrowed_root(kernel: Kernel, folder: Path) -> Iterator[Path]:
 
 
 def main() -> int:
-    """Build the root file system of ``debian_system``."""
+    """Build the root file system of ``debian_system``, of the architecture that is named or this machine's."""
     try:
-        print(debian_root(debian_kernel("cloud-amd64")).build())
-    except (RootError, KernelError) as error:
+        print(debian_root(debian_kernel(arch_of(*sys.argv[1:2]).flavours[0])).build())
+    except (RootError, KernelError, ArchError) as error:
         print(f"vmm-testkit: {error}", file=sys.stderr)
         return 1
     return 0
