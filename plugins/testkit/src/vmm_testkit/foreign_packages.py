@@ -96,7 +96,7 @@ def _checkout() -> Path:
 
 def _parts(core: Path) -> list[Path]:
     """The folders of all plugins, and of the examples that are installed here."""
-    examples = [path for path in sorted(core.glob("examples/*")) if _installed(_project(path).get("name", ""))]
+    examples = [path for path in sorted(core.glob("examples/*")) if _installed(str(_project(path).get("name", "")))]
     return [path for path in (*sorted(core.glob("plugins/*")), *examples) if _project(path)]
 
 

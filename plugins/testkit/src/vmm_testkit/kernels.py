@@ -45,7 +45,7 @@ class Kernel:
         """The architecture, as the image's PE header has it (images without one are x86-64's)."""
         with open(self.vmlinuz, "rb") as file:
             head = file.read(4096)
-        at = struct.unpack_from("<I", head, 0x3C)[0] if head[:2] == b"MZ" else len(head)
+        at = struct.unpack_from("<I", head, 0x3C)[0] if head[:2] == b"MZ" and len(head) >= 0x40 else len(head)
         return ARCHES["aarch64" if head[at : at + 6] == b"PE\0\0\x64\xaa" else "x86_64"]
 
     def vmlinux(self) -> Path:
