@@ -78,7 +78,7 @@ class Contest:
         commands = self._wanted(prefix, commands)
         if not commands:
             return
-        wanted = 1 if self.quick else 7
+        wanted = 1 if self.quick else 5
         names = list(VMMS)
         vms = [vm(name, n) for n, name in enumerate(names)]
         done = 0
