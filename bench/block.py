@@ -42,14 +42,14 @@ def read(step: dict[str, Any]) -> dict[str, float]:
     return {row: jobs[0]["iops" if UNITS[row] == "IOPS" else "mib_s"]} if jobs else {}
 
 
-def run(quick: bool, only: str = "") -> tuple[str, dict[str, Any]]:
+def run(quick: bool, only: str = "", rounds: int = 5) -> tuple[str, dict[str, Any]]:
     bench = IoBench(("fio",))
     try:
         image = bench.dir / "probe"
         with open(image, "wb") as file:
             file.truncate(1 << 20)
         bench.pack(["--disk", f"path={image}"])
-        contest = Contest(bench, quick, only)
+        contest = Contest(bench, quick, only, rounds)
         contest.units = UNITS
         for cache in ("none", "writeback"):
             contest.counted(

@@ -28,12 +28,16 @@ Samples = dict[str, dict[str, list[float]]]
 
 
 class Contest:
-    """Samples of all rows: row -> VMM -> values. `only`: of the rows whose names have this in them."""
+    """Samples of all rows: row -> VMM -> values.
 
-    def __init__(self, bench: IoBench, quick: bool, only: str = "") -> None:
+    `only`: of the rows whose names have this in them; `rounds`: by the wall clock.
+    """
+
+    def __init__(self, bench: IoBench, quick: bool, only: str = "", rounds: int = 5) -> None:
         self.bench = bench
         self.quick = quick
         self.only = only
+        self.rounds = rounds
         self.samples: Samples = {}
         self.units: dict[str, str] = {}
         self.limits: dict[str, float] = {}
@@ -78,11 +82,11 @@ class Contest:
         commands = self._wanted(prefix, commands)
         if not commands:
             return
-        wanted = 1 if self.quick else 5
+        wanted = 1 if self.quick else self.rounds
         names = list(VMMS)
         vms = [vm(name, n) for n, name in enumerate(names)]
         done = 0
-        for _ in range(3):
+        for _ in range(3 + wanted // 5):
             steps = []
             for turn in range(wanted - done + 1):
                 for key, command in commands:

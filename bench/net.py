@@ -61,12 +61,12 @@ def read(step: dict[str, Any]) -> dict[str, float]:
     return {key: (got["packets"] - got["lost_packets"]) / got["seconds"]}
 
 
-def run(quick: bool, only: str = "") -> tuple[str, dict[str, Any]]:
+def run(quick: bool, only: str = "", rounds: int = 5) -> tuple[str, dict[str, Any]]:
     iperf3 = shutil.which("iperf3") or "/usr/bin/iperf3"
     bench = IoBench(("iperf3", "ping", "ethtool"), (iperf3, "-s"))
     try:
         bench.pack(["--net", "tap=tap0"])
-        contest = Contest(bench, quick, only)
+        contest = Contest(bench, quick, only, rounds)
         contest.units = UNITS
         contest.limits = {"vhost=on": 0.95}
 

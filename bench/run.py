@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``make bench``: python bench/run.py [--quick] [--only TEXT] [startup] [boot] [icount] [block] [net] [initcalls]
+"""``make bench``: python bench/run.py [--quick] [--only TEXT] [--rounds N] [NAME…]
 
 startup    ratios to a bare interpreter, and the runner's memory, on this machine
 boot       exec to the guest's init, and memory, in the lab by the wall clock; beside QEMU's microvm and q35
@@ -43,16 +43,16 @@ def icount(quick: bool) -> tuple[str, dict[str, Any]]:
     return module.counted(quick)
 
 
-def block(quick: bool, only: str = "") -> tuple[str, dict[str, Any]]:
+def block(quick: bool, only: str, rounds: int) -> tuple[str, dict[str, Any]]:
     import block as module
 
-    return module.run(quick, only)
+    return module.run(quick, only, rounds)
 
 
-def net(quick: bool, only: str = "") -> tuple[str, dict[str, Any]]:
+def net(quick: bool, only: str, rounds: int) -> tuple[str, dict[str, Any]]:
     import net as module
 
-    return module.run(quick, only)
+    return module.run(quick, only, rounds)
 
 
 def initcalls(quick: bool) -> tuple[str, dict[str, Any]]:
@@ -68,6 +68,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one run of each: does it work at all?")
     parser.add_argument("--no-save", action="store_true", help="write no bench/results/NAME.json")
     parser.add_argument("--only", metavar="TEXT", default="", help="block, net: the rows with TEXT in their names")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="block, net: so many by the wall clock (5)")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join((*DEFAULT, "initcalls")))
     given = parser.parse_args()
     kinds: dict[str, Any] = {
@@ -80,8 +81,8 @@ def main() -> int:
     for name in given.names or DEFAULT:
         began = time.monotonic()
         try:
-            only = {"only": given.only} if name in ("block", "net") else {}
-            text, data = kinds[name](given.quick, **only)
+            more = {"only": given.only, "rounds": given.rounds} if name in ("block", "net") else {}
+            text, data = kinds[name](given.quick, **more)
         except Exception as error:
             print(f"{name}: {type(error).__name__}: {error}\n", file=sys.stderr, flush=True)
             failed = 1
