@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks: iperf3 and ping between the host and a guest of ours, QEMU's q35 and microvm, over a TAP each.
 
-One queue pair by the clock that counts instructions; four pairs, and vhost, by the wall clock. With vhost=on it is the
-host's kernel that carries the frames, for all alike: what differs by the wall clock but not when counted is noise.
+One queue pair by the clock that counts instructions; four pairs, and vhost, by the wall clock too. With vhost=on it is
+the host's kernel that carries the frames, for all alike.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def run(quick: bool, only: str = "", rounds: int = 5) -> tuple[str, dict[str, An
             return bench.vm(name, words(name, n, pairs, vhost), pairs, setup)
 
         for vhost in (False, True):
-            # Datagrams and vhost on a host with one CPU: the flood leaves the rest no turn, and nothing comes of it.
+            # Datagrams with vhost gave no result in such a lab (not known why).
             rows = [entry for entry in commands(1, True, quick) if not vhost or not entry[0].startswith("64 B")]
             contest.counted(
                 f"counted, 1 queue pair, vhost={'on' if vhost else 'off'}: ",
