@@ -100,11 +100,13 @@ def test_boots_to_a_login_prompt_with_a_network_and_reboots(
     terminal.expect("42 is running")
     assert guest.check("findmnt -no SOURCE,FSTYPE /").split() == ["/dev/vda", "ext4"]
     assert guest.check("cat /sys/class/misc/hw_random/rng_current").startswith("virtio_rng")
+    guest.wait_online()
     check_network(guest, net, soak)
     for boot in range(soak(1, 5)):
         guest.check(f"echo {boot} >> /var/lib/boots; sync")
         guest.reboot(180)
         assert guest.check("wc -l < /var/lib/boots") == f"{boot + 1}\n"
+        guest.wait_online()
         assert "0% packet loss" in guest.check(f"ping -q -c 3 -i 0.2 {net.address}")
         terminal.close()  # a reboot makes a new machine, which takes new connections
         terminal = Terminal(console)

@@ -67,6 +67,10 @@ class DebianSystem(DebianGuest):
             **keywords,
         )
 
+    def wait_online(self, timeout: float = 60.0) -> None:
+        """Waits until networkd has configured the network devices: "ready" may come before that, as in any Debian."""
+        self.check(f"/lib/systemd/systemd-networkd-wait-online --timeout={timeout:g}", timeout + 30)
+
 
 def lab_drives(kernel: Kernel) -> dict[str, Path]:
     """Drives for a :class:`~vmm_testkit.lab.Lab` in which ``borrowed_root`` is used; none if the root is not built."""
