@@ -106,7 +106,8 @@ def test_keyboard_controller_reset(kernel_of: Callable[[str], Kernel], initramfs
 def test_triple_fault_has_its_own_exit_code(kernel_of: Callable[[str], Kernel],
                                             initramfs_of: Callable[[str], Path]) -> None:
     with booted(kernel_of("cloud"), "image", initramfs_of("cloud"), cmdline="reboot=t") as guest:
-        status = run_and_wait(guest, "reboot -f")
+        guest.begin("reboot -f")
+        status = guest.wait(30)
         assert status == 7
         assert "triple fault" in guest.stderr
 
@@ -115,17 +116,17 @@ def test_triple_fault_has_its_own_exit_code(kernel_of: Callable[[str], Kernel],
 def test_panic_has_its_own_exit_code(kernel_of: Callable[[str], Kernel], initramfs_of: Callable[[str], Path]) -> None:
     with booted(kernel_of("cloud"), "image", initramfs_of("cloud"), args=["--pvpanic", "on"]) as guest:
         assert "1b36:0011" in guest.check("lspci -n")
-        status = run_and_wait(guest, "echo c > /proc/sysrq-trigger")
+        guest.begin("echo c > /proc/sysrq-trigger")
+        status = guest.wait(30)
         assert status == 5
         assert "panicked" in guest.stderr
 
 
-def run_and_wait(guest: DebianGuest, command: str) -> int:
-    """Run a command that ends the VM; the VMM's exit status."""
-    from vmm_testkit.guest import GuestError
-
-    try:
-        guest.run(command, timeout=30)
-    except GuestError:
-        pass
-    return guest.wait(30)
+def test_panic_without_pvpanic_is_what_the_kernel_makes_of_it(
+    kernel_of: Callable[[str], Kernel], initramfs_of: Callable[[str], Path]
+) -> None:
+    with booted(kernel_of("cloud"), "image", initramfs_of("cloud"), cmdline="reboot=a panic=-1") as guest:
+        guest.begin("echo c > /proc/sysrq-trigger")
+        guest.expect("Kernel panic - not syncing: sysrq triggered crash")
+        guest.wait_ready()
+        assert guest.poweroff() == 0

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The power button, pressed from outside, reaches the guest's button driver: through the GED, or a GPIO line."""
+"""The power button, pressed from outside: a key press in the guest, by the GED or a GPIO line, which shuts it down."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,15 +22,29 @@ BUTTON = {"x86_64": (["button", "evdev"], "ACPI:Ged"), "aarch64": (["gpio_keys",
 VMM = [sys.executable, str(Path(__file__).with_name("pressing_vmm.py"))]
 
 
-def test_power_button_is_a_key_press_in_the_guest(kernel_of: Callable[[str], Kernel], arch: Arch) -> None:
+@pytest.fixture
+def guest(kernel_of: Callable[[str], Kernel], arch: Arch) -> Iterator[DebianGuest]:
     kernel = kernel_of("standard")
-    modules, line = BUTTON[arch.name]
-    initramfs = Initramfs(kernel, modules=modules).build()
-    with DebianGuest(kernel, initramfs, vmm=VMM) as guest:
-        guest.check("(head -c 24 /dev/input/event0 > /run/key) > /dev/null 2>&1 &")
-        assert guest.check(f"awk '/{line}/ {{ print $2 }}' /proc/interrupts") == "0\n"
-        os.kill(guest.pid, signal.SIGUSR1)
-        guest.check("until [ -s /run/key ]; do :; done", timeout=60)
-        # struct input_event: 16 bytes of time, then type EV_KEY (1), code KEY_POWER (116), value 1 in 32 bits
-        assert guest.check("hexdump -s 16 -e '4/2 \"%u \"' /run/key").split() == ["1", "116", "1", "0"]
-        assert guest.poweroff() == 0
+    with DebianGuest(kernel, Initramfs(kernel, modules=BUTTON[arch.name][0]).build(), vmm=VMM) as guest:
+        yield guest
+
+
+def test_power_button_is_a_key_press_in_the_guest(guest: DebianGuest, arch: Arch) -> None:
+    line = BUTTON[arch.name][1]
+    guest.check("(head -c 24 /dev/input/event0 > /run/key) > /dev/null 2>&1 &")
+    assert guest.check(f"awk '/{line}/ {{ print $2 }}' /proc/interrupts") == "0\n"
+    os.kill(guest.pid, signal.SIGUSR1)
+    guest.check("until [ -s /run/key ]; do :; done", timeout=60)
+    # struct input_event: 16 bytes of time, then type EV_KEY (1), code KEY_POWER (116), value 1 in 32 bits
+    assert guest.check("hexdump -s 16 -e '4/2 \"%u \"' /run/key").split() == ["1", "116", "1", "0"]
+    assert guest.poweroff() == 0
+
+
+def test_power_button_shuts_the_guest_down(guest: DebianGuest) -> None:
+    guest.check("mkdir -p /etc/acpi/PWRF && printf '#!/bin/sh\\npoweroff -f\\n' > /etc/acpi/PWRF/00000080 && "
+                "chmod +x /etc/acpi/PWRF/00000080")
+    guest.check("busybox acpid")
+    # It goes to the background before it has opened the devices; a press that comes sooner is lost.
+    guest.check("until ls -l /proc/$(pidof acpid)/fd | grep -q /dev/input/event0; do :; done")
+    os.kill(guest.pid, signal.SIGUSR1)
+    assert guest.wait(60) == 0

@@ -200,11 +200,7 @@ class DebianGuest:
 
         Raises GuestTimeout, after which the guest still works on that command and takes no other; GuestDied.
         """
-        number = self._next_id
-        self._next_id += 1
-        code = base64.b64encode(command.encode()).decode()
-        lines = [code[at : at + _LINE] for at in range(0, len(code), _LINE)]
-        self.send("".join(f"{number} {line}\n" for line in [*lines, "run"]).encode())
+        number = self.begin(command)
         deadline = time.monotonic() + timeout
         token = self._token
         # The host asks again when kernel messages have torn the answer.
@@ -216,6 +212,15 @@ class DebianGuest:
                 return Result(int(found[2]), output)
             self.send(f"{number} again\n".encode())
         raise GuestError(f"the output of `{command}` arrived damaged five times" + self._tail())
+
+    def begin(self, command: str) -> int:
+        """Start a command without waiting for its end, as it may be the guest's own; the command's number."""
+        number = self._next_id
+        self._next_id += 1
+        code = base64.b64encode(command.encode()).decode()
+        lines = [code[at : at + _LINE] for at in range(0, len(code), _LINE)]
+        self.send("".join(f"{number} {line}\n" for line in [*lines, "run"]).encode())
+        return number
 
     def check(self, command: str, timeout: float = 60.0) -> str:
         """Like ``run``, but the command must succeed; returns its output."""
