@@ -39,6 +39,7 @@ int vmm_signal_next(int fd);
 int vmm_parent_death(int signo);
 
 int vmm_mem_add(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, uint64_t page_size);
+int vmm_mem_add_from(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, uint64_t page_size, int fd, int node);
 int vmm_mem_del(vmm_vm *vm, uint64_t gpa);
 void *vmm_mem(vmm_vm *vm, uint64_t gpa, uint64_t len);
 void vmm_mem_dirty(vmm_vm *vm, uint64_t gpa, uint64_t len);
@@ -65,10 +66,22 @@ int vmm_vcpu_new(vmm_vm *vm, unsigned index, unsigned long id);
 int vmm_vcpu_fd(vmm_vm *vm, unsigned index);
 int vmm_vcpu_affinity(vmm_vm *vm, unsigned index, const uint16_t *cpus, int n);
 int vmm_vcpus_start(vmm_vm *vm, int paused);
+int vmm_vcpu_start(vmm_vm *vm, unsigned index);
+void vmm_vcpu_stop(vmm_vm *vm, unsigned index);
+int vmm_vcpus_nmi(vmm_vm *vm);
 int vmm_vcpus_pause(vmm_vm *vm);
 int vmm_vcpus_resume(vmm_vm *vm);
 void vmm_vcpus_stop(vmm_vm *vm);
 uint64_t vmm_vcpu_exits(vmm_vm *vm, unsigned index, unsigned kind);
+uint64_t vmm_vcpu_cpu_ns(vmm_vm *vm, unsigned index);
+
+typedef struct vmm_hotplug vmm_hotplug;
+vmm_hotplug *vmm_hotplug_new(vmm_vm *vm, int kind, uint64_t address, unsigned n, uint64_t token, int *err);
+void vmm_hotplug_free(vmm_hotplug *h);
+int vmm_hotplug_insert(vmm_hotplug *h, unsigned index, uint64_t base, uint64_t size, int announce);
+int vmm_hotplug_remove(vmm_hotplug *h, unsigned index);
+int vmm_hotplug_leaving(vmm_hotplug *h, unsigned index);
+int vmm_hotplug_gone(vmm_hotplug *h);
 
 int vmm_pci_segment_add(vmm_vm *vm, unsigned id, uint64_t ecam, uint64_t mmio32, uint64_t mmio32_size,
                         uint64_t mmio64, uint64_t mmio64_size, uint64_t pio, uint64_t pio_size);
@@ -94,6 +107,14 @@ void vmm_pci_set_intx(vmm_pci_dev *dev, uint32_t gsi);
 void vmm_pci_intx(vmm_pci_dev *dev, int level);
 int vmm_pci_msix_enabled(vmm_pci_dev *dev);
 int vmm_pci_bar_memory(vmm_pci_dev *dev, unsigned index, void *hva);
+int vmm_pci_hotplug_new(vmm_vm *vm, uint64_t address);
+int vmm_pci_plug(vmm_pci_dev *dev);
+int vmm_pci_unplug(vmm_pci_dev *dev);
+void vmm_pci_vanish(vmm_pci_dev *dev);
+int vmm_pci_ejected(vmm_vm *vm);
+int vmm_ged_new(vmm_vm *vm, uint64_t address, uint32_t gsi);
+int vmm_ged_notify(vmm_vm *vm, uint32_t bits);
+uint32_t vmm_ged_pending(vmm_vm *vm);
 void vmm_bus_access(vmm_vm *vm, int space, uint64_t addr, void *data, uint32_t size, int is_write);
 
 typedef struct vmm_queue vmm_queue;
@@ -119,6 +140,8 @@ uint64_t vmm_queue_features(vmm_queue *q);
 vmm_loop *vmm_queue_loop(vmm_queue *q);
 int vmm_queue_handle(vmm_queue *q, vmm_queue_fn fn, void *opaque);
 int vmm_queue_handled(vmm_queue *q);
+void vmm_queue_kicked(vmm_queue *q);
+void vmm_queue_counts(vmm_queue *q, uint64_t *out);
 void vmm_queue_addresses(vmm_queue *q, uint64_t *out);
 int vmm_queue_kick_fd(vmm_queue *q);
 int vmm_queue_call_fd(vmm_queue *q);
@@ -150,6 +173,7 @@ void *vmm_shared_map(int fd, uint64_t size);
 int vmm_shared_place(void *at, int fd, uint64_t size);
 void vmm_shared_unmap(void *at, uint64_t size);
 
+void vmm_counters_forget(vmm_vm *vm, const char *device);
 int vmm_counter_next(vmm_vm *vm, unsigned index, const char **device, const char **name, uint64_t *value);
 
 /* FEATURES_OK asked of a device in Python: opaque is a handle of the device. vCPU threads, takes the GIL. */

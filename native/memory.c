@@ -8,10 +8,13 @@
  */
 #include "native.h"
 
+#include <fcntl.h>
+#include <linux/mempolicy.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define PAGE 4096ull
@@ -39,24 +42,46 @@ static void *map_aligned(struct vmm_slot *s, int prot, int flags, int fd, uint64
   return mmap((void *)base, s->size, prot, flags | MAP_FIXED, fd, 0);
 }
 
-static int map_region(vmm_vm *vm, struct vmm_slot *s, uint64_t page_size) {
-  int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-  uint64_t align = s->size >= HUGE_2M ? HUGE_2M : PAGE;
-  if (s->flags & (VMM_MEM_SHARED | VMM_MEM_HUGE)) {
-    unsigned memfd_flags = MFD_CLOEXEC;
-    if (s->flags & VMM_MEM_HUGE) {
-      if (page_size < HUGE_2M || (page_size & (page_size - 1))) page_size = HUGE_2M;
-      memfd_flags |= MFD_HUGETLB | ((unsigned)__builtin_ctzll(page_size) << 26 /* MFD_HUGE_SHIFT */);
-      align = page_size;
-    }
-    s->memfd = memfd_create("vmm-ram", memfd_flags);
-    if (s->memfd < 0) return VMM_FAIL(vm, "memfd_create");
-    if (ftruncate(s->memfd, (off_t)s->size)) return VMM_FAIL(vm, "ftruncate");
-    flags = MAP_SHARED | ((s->flags & VMM_MEM_HUGE) ? 0 : MAP_NORESERVE);
+/* Have the host take the pages from one of its NUMA nodes only. Before any of them is there. */
+static int bind_node(vmm_vm *vm, void *p, uint64_t size, int node) {
+  unsigned long mask[16] = {0}; /* as many nodes as Linux can have */
+  const unsigned bits = 8 * sizeof *mask;
+  if ((unsigned)node >= 16 * bits) {
+    errno = EINVAL;
+    return VMM_FAIL(vm, "mbind");
   }
-  void *p = map_aligned(s, PROT_READ | PROT_WRITE, flags, s->memfd, align);
+  mask[(unsigned)node / bits] = 1ul << ((unsigned)node % bits);
+  return syscall(SYS_mbind, p, size, MPOL_BIND, mask, 16ul * bits, 0) ? VMM_FAIL(vm, "mbind") : 0;
+}
+
+/* `fd`: the file that backs it, or -1; `node`: of the host, or -1. */
+static int map_region(vmm_vm *vm, struct vmm_slot *s, uint64_t page_size, int fd, int node) {
+  int flags = MAP_PRIVATE | (fd < 0 ? MAP_ANONYMOUS : 0) | MAP_NORESERVE;
+  uint64_t align = s->size >= HUGE_2M ? HUGE_2M : PAGE;
+  if (s->flags & VMM_MEM_HUGE) {
+    if (page_size < HUGE_2M || (page_size & (page_size - 1))) page_size = HUGE_2M;
+    align = page_size;
+  }
+  if (fd < 0 && s->flags & (VMM_MEM_SHARED | VMM_MEM_HUGE)) {
+    unsigned memfd_flags = MFD_CLOEXEC;
+    if (s->flags & VMM_MEM_HUGE)
+      memfd_flags |= MFD_HUGETLB | ((unsigned)__builtin_ctzll(page_size) << 26 /* MFD_HUGE_SHIFT */);
+    s->memfd = fd = memfd_create("vmm-ram", memfd_flags);
+    if (fd < 0) return VMM_FAIL(vm, "memfd_create");
+    if (ftruncate(fd, (off_t)s->size)) return VMM_FAIL(vm, "ftruncate");
+    flags = MAP_SHARED | ((s->flags & VMM_MEM_HUGE) ? 0 : MAP_NORESERVE);
+  } else if (fd >= 0 && s->flags & VMM_MEM_SHARED) {
+    s->memfd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (s->memfd < 0) return VMM_FAIL(vm, "fcntl(F_DUPFD_CLOEXEC)");
+    flags = MAP_SHARED | MAP_NORESERVE;
+  }
+  void *p = map_aligned(s, PROT_READ | PROT_WRITE, flags, fd, align);
   if (p == MAP_FAILED) return VMM_FAIL(vm, "mmap");
   s->hva = p;
+  if (node >= 0) {
+    int err = bind_node(vm, p, s->size, node);
+    if (err) return err;
+  }
   madvise(p, s->size, MADV_DONTDUMP);
   if (s->flags & VMM_MEM_MERGEABLE) madvise(p, s->size, MADV_MERGEABLE);
   if ((s->flags & VMM_MEM_THP) && !(s->flags & VMM_MEM_HUGE)) madvise(p, s->size, MADV_HUGEPAGE);
@@ -92,6 +117,10 @@ static void publish(vmm_vm *vm, struct vmm_map *fresh) {
 }
 
 int vmm_mem_add(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, uint64_t page_size) {
+  return vmm_mem_add_from(vm, gpa, size, flags, page_size, -1, -1);
+}
+
+int vmm_mem_add_from(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, uint64_t page_size, int fd, int node) {
   if (!size || (gpa | size) % PAGE || gpa + size < gpa) {
     errno = EINVAL;
     return VMM_FAIL(vm, "guest memory region");
@@ -112,7 +141,7 @@ int vmm_mem_add(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, uint64_
     *s = (struct vmm_slot){.gpa = gpa, .size = size, .memfd = -1, .flags = flags};
     int id = slot_id(vm);
     s->id = (uint32_t)id;
-    err = id < 0 ? VMM_FAIL(vm, "memory slots") : map_region(vm, s, page_size);
+    err = id < 0 ? VMM_FAIL(vm, "memory slots") : map_region(vm, s, page_size, fd, node);
     if (!err) err = slot_set(vm, s, size);
     if (err && id >= 0) vm->slots_used[id / 64] &= ~(1ull << (id % 64));
   }
@@ -230,25 +259,39 @@ void vmm_mem_dirty(vmm_vm *vm, uint64_t gpa, uint64_t len) {
   mark(s, gpa - s->gpa, len);
 }
 
+/* What follows may lie over several regions that touch, as two zones of memory do. */
+static bool all_ram(vmm_vm *vm, uint64_t gpa, uint64_t size) {
+  for (uint64_t part; size; gpa += part, size -= part) {
+    part = size;
+    if (!vmm_mem_part(vm, gpa, &part)) return false;
+  }
+  return true;
+}
+
 int vmm_mem_load(vmm_vm *vm, uint64_t gpa, int fd, uint64_t offset, uint64_t size) {
-  uint8_t *p = vmm_mem(vm, gpa, size);
-  if (!p) return vm->failed = "load outside of guest memory", -EFAULT;
-  vmm_mem_dirty(vm, gpa, size);
+  if (!all_ram(vm, gpa, size)) return vm->failed = "load outside of guest memory", -EFAULT;
   while (size) {
-    ssize_t n = pread(fd, p, size > (1u << 30) ? 1u << 30 : size, (off_t)offset);
+    uint64_t part = size > (1u << 30) ? 1u << 30 : size;
+    void *p = vmm_mem_part(vm, gpa, &part);
+    ssize_t n = pread(fd, p, part, (off_t)offset);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return VMM_FAIL(vm, "pread");
     if (!n) return vm->failed = "the file ended early", -ENODATA;
-    p += n, offset += (uint64_t)n, size -= (uint64_t)n;
+    vmm_mem_dirty(vm, gpa, (uint64_t)n);
+    gpa += (uint64_t)n, offset += (uint64_t)n, size -= (uint64_t)n;
   }
   return 0;
 }
 
 int vmm_mem_write(vmm_vm *vm, uint64_t gpa, const void *data, uint64_t size) {
-  void *p = vmm_mem(vm, gpa, size);
-  if (!p) return vm->failed = "write outside of guest memory", -EFAULT;
-  memcpy(p, data, size);
-  vmm_mem_dirty(vm, gpa, size);
+  const uint8_t *from = data;
+  if (!all_ram(vm, gpa, size)) return vm->failed = "write outside of guest memory", -EFAULT;
+  while (size) {
+    uint64_t part = size;
+    memcpy(vmm_mem_part(vm, gpa, &part), from, part);
+    vmm_mem_dirty(vm, gpa, part);
+    gpa += part, from += part, size -= part;
+  }
   return 0;
 }
 

@@ -103,9 +103,12 @@ struct vmm_vcpu {
   pthread_t thread;
   _Atomic int tid;          /* 0: no thread */
   bool parked;              /* under vm->lock */
+  bool leave;               /* the thread is to end; under vm->lock */
+  _Atomic bool nmi;         /* raise one before the guest goes on */
   _Atomic uint32_t request; /* non-zero: leave KVM_RUN and look at vm->want */
   _Atomic uint32_t seq;     /* epoch: odd while a bus handler runs on this vCPU */
   uint64_t exits[8];        /* by VMM_EXIT_* */
+  _Atomic uint64_t cpu_ns;  /* of threads that have ended */
   int affinity_len;
   uint16_t *affinity;
 };
@@ -127,8 +130,8 @@ struct vmm_vm {
   _Atomic uint32_t sync_waiters;
   _Atomic int want;         /* VMM_RUN_*; written under lock */
   _Atomic bool halted;      /* a terminal event: no vCPU enters the guest again */
-  struct vmm_vcpu *vcpu[VMM_MAX_VCPUS];
-  unsigned n_vcpus;
+  struct vmm_vcpu *_Atomic vcpu[VMM_MAX_VCPUS]; /* never freed while the VM lives */
+  _Atomic unsigned n_vcpus;
   int run_size;
   _Atomic(struct vmm_map *) map;
   _Atomic bool logging; /* some slot may be logging writes */
@@ -138,6 +141,8 @@ struct vmm_vm {
   struct vmm_irqs irq;
   vmm_loop *loops[VMM_MAX_LOOPS];
   struct vmm_pci_segment *segment[VMM_MAX_SEGMENTS];
+  struct vmm_ged *ged;
+  struct vmm_pci_hotplug *pci_hotplug;
   pthread_mutex_t event_lock;
   struct vmm_event event[VMM_EVENTS];
   unsigned event_head, event_n;
@@ -187,6 +192,8 @@ int vmm_parent_death(int signo);
 
 /* memory.c */
 int vmm_mem_add(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, uint64_t page_size);
+/* As vmm_mem_add(), backed by a file (fd -1: none; it stays the caller's) and by the host's NUMA node (-1: any). */
+int vmm_mem_add_from(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, uint64_t page_size, int fd, int node);
 int vmm_mem_del(vmm_vm *vm, uint64_t gpa);
 void *vmm_mem(vmm_vm *vm, uint64_t gpa, uint64_t len);
 void *vmm_mem_part(vmm_vm *vm, uint64_t gpa, uint64_t *len);
@@ -232,13 +239,27 @@ int vmm_vcpu_new(vmm_vm *vm, unsigned index, unsigned long id);
 int vmm_vcpu_fd(vmm_vm *vm, unsigned index);
 int vmm_vcpu_affinity(vmm_vm *vm, unsigned index, const uint16_t *cpus, int n);
 int vmm_vcpus_start(vmm_vm *vm, int paused);
+int vmm_vcpu_start(vmm_vm *vm, unsigned index); /* one that came later; it runs when the others do */
+void vmm_vcpu_stop(vmm_vm *vm, unsigned index); /* end and join its thread; it may be started again */
+int vmm_vcpus_nmi(vmm_vm *vm);
 int vmm_vcpus_pause(vmm_vm *vm);
 int vmm_vcpus_resume(vmm_vm *vm);
 void vmm_vcpus_halt(vmm_vm *vm); /* ask all to park; does not wait */
 void vmm_vcpus_stop(vmm_vm *vm); /* end and join all threads */
 void vmm_vcpus_free(vmm_vm *vm);
 uint64_t vmm_vcpu_exits(vmm_vm *vm, unsigned index, unsigned kind);
+uint64_t vmm_vcpu_cpu_ns(vmm_vm *vm, unsigned index);
 struct vmm_vcpu *vmm_vcpu_self(void);
+
+/* hotplug.c */
+typedef struct vmm_hotplug vmm_hotplug;
+enum { VMM_HOTPLUG_CPUS, VMM_HOTPLUG_MEMORY };
+vmm_hotplug *vmm_hotplug_new(vmm_vm *vm, int kind, uint64_t address, unsigned n, uint64_t token, int *err);
+void vmm_hotplug_free(vmm_hotplug *h);
+int vmm_hotplug_insert(vmm_hotplug *h, unsigned index, uint64_t base, uint64_t size, int announce);
+int vmm_hotplug_remove(vmm_hotplug *h, unsigned index);
+int vmm_hotplug_leaving(vmm_hotplug *h, unsigned index);
+int vmm_hotplug_gone(vmm_hotplug *h);
 
 /* loop.c */
 vmm_loop *vmm_loop_get(vmm_vm *vm, unsigned index);
@@ -290,6 +311,20 @@ int vmm_pci_msix_enabled(vmm_pci_dev *dev);
 /* Back a BAR with host memory instead of a handler. Before attach. */
 int vmm_pci_bar_memory(vmm_pci_dev *dev, unsigned index, void *hva);
 
+/* pci_hotplug.c */
+int vmm_pci_hotplug_new(vmm_vm *vm, uint64_t address);
+void vmm_pci_hotplug_free(vmm_vm *vm);
+int vmm_pci_plug(vmm_pci_dev *dev);
+int vmm_pci_unplug(vmm_pci_dev *dev);
+void vmm_pci_vanish(vmm_pci_dev *dev);
+int vmm_pci_ejected(vmm_vm *vm);
+
+/* ged.c */
+int vmm_ged_new(vmm_vm *vm, uint64_t address, uint32_t gsi);
+int vmm_ged_notify(vmm_vm *vm, uint32_t bits);
+uint32_t vmm_ged_pending(vmm_vm *vm);
+void vmm_ged_free(vmm_vm *vm);
+
 /* queue.c, virtio.c; the queue_* of vmmcore.h are there explained */
 typedef struct vmm_virtio vmm_virtio;
 typedef int (*vmm_features_fn)(void *opaque, uint64_t features);
@@ -305,6 +340,8 @@ uint64_t vmm_queue_features(vmm_queue *q);
 vmm_loop *vmm_queue_loop(vmm_queue *q);
 int vmm_queue_handle(vmm_queue *q, vmm_queue_fn fn, void *opaque);
 int vmm_queue_handled(vmm_queue *q);
+void vmm_queue_kicked(vmm_queue *q);
+void vmm_queue_counts(vmm_queue *q, uint64_t *out);
 void vmm_queue_addresses(vmm_queue *q, uint64_t *out);
 int vmm_queue_kick_fd(vmm_queue *q);
 int vmm_queue_call_fd(vmm_queue *q);
@@ -339,6 +376,7 @@ void vmm_shared_unmap(void *at, uint64_t size);
 /* counters.c */
 uint64_t *vmm_counter(vmm_vm *vm, const char *device, const char *name);
 int vmm_counter_next(vmm_vm *vm, unsigned index, const char **device, const char **name, uint64_t *value);
+void vmm_counters_forget(vmm_vm *vm, const char *device);
 void vmm_counters_free(vmm_vm *vm);
 
 #endif

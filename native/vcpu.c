@@ -16,6 +16,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define KICK SIGRTMIN
@@ -62,7 +63,7 @@ int vmm_vcpu_fd(vmm_vm *vm, unsigned index) {
   return index < VMM_MAX_VCPUS && vm->vcpu[index] ? vm->vcpu[index]->fd : -ENOENT;
 }
 
-/* Host CPUs that the thread may run on. Before vmm_vcpus_start(). */
+/* Host CPUs that the thread may run on. Before it is started. */
 int vmm_vcpu_affinity(vmm_vm *vm, unsigned index, const uint16_t *cpus, int n) {
   struct vmm_vcpu *v = index < VMM_MAX_VCPUS ? vm->vcpu[index] : NULL;
   if (!v || n <= 0) return -EINVAL;
@@ -95,13 +96,13 @@ static bool park(struct vmm_vcpu *v) {
     atomic_store(&v->request, 0);
     __atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
     int want = atomic_load(&vm->want);
-    if (want == VMM_RUN_STOPPED || (want == VMM_RUN_RUNNING && !atomic_load(&vm->halted))) break;
+    if (want == VMM_RUN_STOPPED || v->leave || (want == VMM_RUN_RUNNING && !atomic_load(&vm->halted))) break;
     v->parked = true;
     pthread_cond_broadcast(&vm->cond);
     pthread_cond_wait(&vm->cond, &vm->lock);
   }
   v->parked = false;
-  bool go = atomic_load(&vm->want) == VMM_RUN_RUNNING;
+  bool go = atomic_load(&vm->want) == VMM_RUN_RUNNING && !v->leave;
   pthread_mutex_unlock(&vm->lock);
   return go;
 }
@@ -181,6 +182,10 @@ static void on_exit_reason(struct vmm_vcpu *v) {
   }
 }
 
+static uint64_t in_ns(const struct timespec *t) {
+  return (uint64_t)t->tv_sec * 1000000000u + (uint64_t)t->tv_nsec;
+}
+
 static void *vcpu_main(void *arg) {
   struct vmm_vcpu *v = arg;
   vmm_vm *vm = v->vm;
@@ -193,6 +198,8 @@ static void *vcpu_main(void *arg) {
 
   bool first = v->index == 0;
   while (!atomic_load(&v->request) || park(v)) {
+    if (atomic_load_explicit(&v->nmi, memory_order_relaxed) && atomic_exchange(&v->nmi, false))
+      ioctl(v->fd, KVM_NMI, 0);
     if (first && !atomic_load(&vm->t_first_run)) atomic_store(&vm->t_first_run, vmm_now_ns());
     int err = run_once(v);
     if (first && err != -EINTR) {
@@ -206,6 +213,8 @@ static void *vcpu_main(void *arg) {
     else if (err != -EAGAIN) /* EAGAIN: a vCPU that waits for its INIT was woken */
       give_up(v, strerror(-err), (uint64_t)-err, 0);
   }
+  struct timespec used;
+  if (!clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used)) atomic_fetch_add(&v->cpu_ns, in_ns(&used));
   pthread_mutex_lock(&vm->lock);
   v->parked = true;
   pthread_cond_broadcast(&vm->cond);
@@ -230,6 +239,33 @@ void vmm_vcpus_halt(vmm_vm *vm) {
   kick_all(vm);
 }
 
+/* With all signals blocked: the thread has none but KICK. */
+static int start_thread(struct vmm_vcpu *v, bool look) {
+  pthread_attr_t attr;
+  pthread_attr_init(&attr);
+  pthread_attr_setstacksize(&attr, 256 << 10);
+  if (v->affinity_len) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    for (int c = 0; c < v->affinity_len; c++)
+      if (v->affinity[c] < CPU_SETSIZE) CPU_SET(v->affinity[c], &set);
+    pthread_attr_setaffinity_np(&attr, sizeof set, &set);
+  }
+  atomic_store(&v->request, (uint32_t)look);
+  atomic_store(&v->tid, -1);
+  int err = -pthread_create(&v->thread, &attr, vcpu_main, v);
+  pthread_attr_destroy(&attr);
+  if (err) {
+    v->vm->failed = "pthread_create for a vCPU (are the CPUs of its affinity online?)";
+    atomic_store(&v->tid, 0);
+    return err;
+  }
+  char name[16];
+  snprintf(name, sizeof name, "vcpu%u", v->index);
+  pthread_setname_np(v->thread, name); /* here: who finds the machine started finds its threads by name */
+  return 0;
+}
+
 /* Make the threads. With `paused` they wait for vmm_vcpus_resume(). */
 int vmm_vcpus_start(vmm_vm *vm, int paused) {
   struct sigaction sa = {.sa_handler = on_kick};
@@ -241,32 +277,54 @@ int vmm_vcpus_start(vmm_vm *vm, int paused) {
   atomic_store(&vm->want, paused ? VMM_RUN_PAUSED : VMM_RUN_RUNNING);
   for (unsigned i = 0; i < vm->n_vcpus && !err; i++) {
     struct vmm_vcpu *v = vm->vcpu[i];
-    if (!v || atomic_load(&v->tid)) continue;
-    pthread_attr_t attr;
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, 256 << 10);
-    if (v->affinity_len) {
-      cpu_set_t set;
-      CPU_ZERO(&set);
-      for (int c = 0; c < v->affinity_len; c++)
-        if (v->affinity[c] < CPU_SETSIZE) CPU_SET(v->affinity[c], &set);
-      pthread_attr_setaffinity_np(&attr, sizeof set, &set);
-    }
-    atomic_store(&v->request, (uint32_t)paused);
-    atomic_store(&v->tid, -1);
-    err = -pthread_create(&v->thread, &attr, vcpu_main, v);
-    pthread_attr_destroy(&attr);
-    if (err) {
-      vm->failed = "pthread_create for a vCPU (are the CPUs of its affinity online?)";
-      atomic_store(&v->tid, 0);
-    } else {
-      char name[16];
-      snprintf(name, sizeof name, "vcpu%u", v->index);
-      pthread_setname_np(v->thread, name); /* here: who finds the machine started finds its threads by name */
-    }
+    if (v && !atomic_load(&v->tid)) err = start_thread(v, paused);
   }
   pthread_sigmask(SIG_SETMASK, &old, NULL);
   return err;
+}
+
+/* The thread of a vCPU that came after vmm_vcpus_start(): it first looks whether the others run. */
+int vmm_vcpu_start(vmm_vm *vm, unsigned index) {
+  struct vmm_vcpu *v = index < VMM_MAX_VCPUS ? vm->vcpu[index] : NULL;
+  if (!v || atomic_load(&v->tid)) return -EINVAL;
+  sigset_t all, old;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  int err = start_thread(v, true);
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+  return err;
+}
+
+/* End its thread. KVM keeps the vCPU until the VM ends, so that the same can be started again. Not from a vCPU. */
+void vmm_vcpu_stop(vmm_vm *vm, unsigned index) {
+  struct vmm_vcpu *v = index < VMM_MAX_VCPUS ? vm->vcpu[index] : NULL;
+  if (!v || !atomic_load(&v->tid)) return;
+  pthread_mutex_lock(&vm->lock);
+  v->leave = true;
+  kick(v);
+  pthread_cond_broadcast(&vm->cond);
+  pthread_mutex_unlock(&vm->lock);
+  pthread_join(v->thread, NULL);
+  pthread_mutex_lock(&vm->lock);
+  atomic_store(&v->tid, 0);
+  atomic_store(&v->nmi, false);
+  v->leave = v->parked = false;
+  pthread_mutex_unlock(&vm->lock);
+}
+
+/* A non-maskable interrupt on every vCPU; those that are paused get it when they go on. */
+int vmm_vcpus_nmi(vmm_vm *vm) {
+  if (vmm_cap(vm, KVM_CAP_USER_NMI) <= 0) {
+    errno = ENOTSUP;
+    return VMM_FAIL(vm, "KVM_NMI");
+  }
+  for (unsigned i = 0; i < vm->n_vcpus; i++) {
+    struct vmm_vcpu *v = vm->vcpu[i];
+    if (!v || !atomic_load(&v->tid)) continue;
+    atomic_store(&v->nmi, true);
+    kick(v);
+  }
+  return 0;
 }
 
 static void wait_parked(vmm_vm *vm) {
@@ -323,4 +381,15 @@ void vmm_vcpus_free(vmm_vm *vm) {
 
 uint64_t vmm_vcpu_exits(vmm_vm *vm, unsigned index, unsigned kind) {
   return index < VMM_MAX_VCPUS && vm->vcpu[index] && kind < 8 ? vm->vcpu[index]->exits[kind] : 0;
+}
+
+/* CPU time of the vCPU's threads, ns: in the guest and in handlers. From the thread that starts and stops vCPUs. */
+uint64_t vmm_vcpu_cpu_ns(vmm_vm *vm, unsigned index) {
+  struct vmm_vcpu *v = index < VMM_MAX_VCPUS ? vm->vcpu[index] : NULL;
+  clockid_t clock;
+  struct timespec used;
+  if (!v) return 0;
+  uint64_t before = atomic_load(&v->cpu_ns); /* if the thread ends now, the next one asked counts it */
+  bool runs = atomic_load(&v->tid) && !pthread_getcpuclockid(v->thread, &clock) && !clock_gettime(clock, &used);
+  return before + (runs ? in_ns(&used) : 0);
 }
