@@ -17,7 +17,8 @@ talks to people), and only when the configuration needs it, so keep it light: it
 
 Other groups: ``vmmcore.arch`` (name: what ``uname -m`` prints), ``vmmcore.boot``
 (every entry is asked about a kernel file), ``vmmcore.commands`` (name: a `vmm`
-sub-command, value: ``module:click_command``).
+sub-command, value: ``module:click_command``), ``vmmcore.api`` (who serves ``vmm run
+--api-socket``, value: ``module:function``, see :mod:`vmmcore.front.cli.served`).
 
 The markers are pluggy's in effect (it looks for an attribute) without importing
 it, so that a module that only declares stays cheap to import.
@@ -84,7 +85,9 @@ class DeviceType:
              interrupts, writes what the device class needs into ``device["options"]``,
              ``device["resources"]`` and ``device["files"]``. It may return False:
              nothing to build (``--serial off``).
-    bus      ``"pci"`` (the core gives it a slot) or ``"platform"``
+    bus      ``"pci"`` (the core gives it a slot), ``"platform"``, or ``"front"``: no device, but something of the
+             front, like a stream of events; `factory` is "" then, and `plan` gets a
+             :class:`vmmcore.front.context.FrontContext`, an empty dict, and its result counts for nothing
     many     whether more than one may be configured
     """
 

@@ -13,10 +13,15 @@ from .config import VmConfig, human_size
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Protocol
+
+    import pluggy
 
     from ..hooks import Arch
     from .plugins import Plugins
+
+    class Observer(Protocol):
+        def close(self) -> None: ...
 
 
 class Layout:
@@ -51,7 +56,41 @@ class Layout:
         self.extra = extra or {}
 
 
-class PlanContext:
+class FrontContext:
+    """What a flag of the front itself, no device, is planned with (``DeviceType(bus="front")``).
+
+    hooks     the hooks of all loaded plugins
+    vm_id     the VM that it was given for, or None: for all VMs of this front
+    dry_run   nothing may be created or changed on the host
+    """
+
+    def __init__(self, plugins: Plugins, *, vm_id: str | None = None, dry_run: bool = False) -> None:
+        self.hooks, self.vm_id, self.dry_run = plugins.hooks, vm_id, dry_run
+        self._plugins = plugins
+        self._created: list[Callable[[], object]] = []
+
+    def observe(self, observer: Observer) -> None:
+        """Have hooks be methods of an object: those that are marked with ``@hookimpl``.
+
+        Its ``close()`` is called when the VM has ended, or the front, whichever the flag was given for.
+        """
+        import weakref
+
+        self._plugins.manager.register(observer)
+        self._created.append(weakref.finalize(self, _forget, self._plugins.manager, observer))
+
+    def release(self) -> None:
+        """The VM, or the front, has ended: what was made for it goes. Else that goes with this object."""
+        for finalizer in self._created:
+            finalizer()
+
+
+def _forget(manager: pluggy.PluginManager, observer: Observer) -> None:
+    manager.unregister(observer)
+    observer.close()
+
+
+class PlanContext(FrontContext):
     """What device types, boot methods and architectures plan with.
 
     config, layout, arch   what is being planned
@@ -72,16 +111,14 @@ class PlanContext:
         dry_run: bool = False,
         tell: Callable[[str], None] | None = None,
     ) -> None:
+        super().__init__(plugins, vm_id=config.id, dry_run=dry_run)
         self.config, self.layout, self.plan, self.arch = config, layout, plan, arch
-        self.dry_run = dry_run
-        self.hooks = plugins.hooks
         self.fds = fds
         self._tell = tell or (lambda line: print(line, file=sys.stderr, flush=True))
         self._gsis = list(layout.gsis)
         self._gsi_owners: set[int] = set()
         self._claims: dict[str, list[tuple[int, int, str]]] = {"port": [], "address": []}
         self._cmdline: str | None = config.cmdline
-        self._created: list[Callable[[], object]] = []
 
     # --- files ------------------------------------------------------------
 
@@ -134,11 +171,6 @@ class PlanContext:
         fd, entry["node"] = listen(path, option)
         self._created.append(weakref.finalize(self, remove, entry["node"], os.getpid()))
         return self._add(fd, entry)
-
-    def release(self) -> None:
-        """The VM has ended: remove what was made on the host for it (sockets). Else that goes with this object."""
-        for finalizer in self._created:
-            finalizer()
 
     def adopt_fd(self, fd: int, description: dict[str, Any]) -> int:
         """Take over an open descriptor (a socket, a TAP); its index in ``plan["files"]``.

@@ -13,10 +13,11 @@ from .plugins import Plugin, Plugins, cause, is_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from ..hooks import DeviceType
-    from .context import PlanContext
+    from .context import FrontContext, PlanContext
 
 
 #: type of a DeviceConfig that holds an argument of ``--plugin``, in its place among the devices
@@ -94,7 +95,44 @@ def _known_key(plugins: Plugins, key: str) -> bool:
     )
 
 
+def plan_front(plugins: Plugins, wanted: list[DeviceConfig]) -> FrontContext:
+    """Plan flags of the front itself (``DeviceType(bus="front")``) for all VMs of this front.
+
+    Raises VmmError. Hold the result as long as the front lives, and release() it then.
+    """
+    from .context import FrontContext
+
+    context = FrontContext(plugins)
+    for flag in wanted:
+        assert isinstance(flag.type, str)
+        _plan_front(context, *plugins.device_type(flag.type, flag.origin), flag)
+    return context
+
+
+def _plan_front(context: FrontContext, plugin: Plugin, kind: DeviceType, wanted: DeviceConfig) -> None:
+    declared = kind.options or _None
+    given = wanted.options or {}
+    values = declared.pairs(given, wanted.origin) if isinstance(given, str) else dict(given)
+    options = declared.from_dict(values, wanted.origin)
+    plan: Any = kind.plan
+    if plan is not None:
+        _guard_plan(plugin, f"--{kind.key}", lambda: plan(context, options, {}))
+
+
+def _guard_plan(plugin: Plugin, what: str, plan: Callable[[], Any]) -> Any:
+    """plan()'s result; an exception that it does not mean to raise becomes a PluginError."""
+    try:
+        return plan()
+    except VmmError:
+        raise
+    except Exception as error:
+        raise PluginError(f"plugin {plugin.name} failed to plan {what}: {cause(error)}") from error
+
+
 def _plan_type(context: PlanContext, plugin: Plugin, kind: DeviceType, wanted: DeviceConfig) -> None:
+    if kind.bus == "front":
+        _plan_front(context, plugin, kind, wanted)
+        return
     if not kind.many and context.device_plan(kind.key):
         raise UserError(wanted.origin, "given more than once", "one is the most")
     common, own = _split_options(wanted, kind.options, kind.bus)
@@ -106,16 +144,9 @@ def _plan_type(context: PlanContext, plugin: Plugin, kind: DeviceType, wanted: D
     else:
         device["module"], device["class"] = module, name
     device["options"] = own.to_dict() if own is not None else {}
-    if kind.plan is not None:
-        try:
-            if kind.plan(context, own, device) is False:
-                return
-        except VmmError:
-            raise
-        except Exception as error:
-            raise PluginError(
-                f"plugin {plugin.name} failed to plan {device['id']}: {cause(error)}"
-            ) from error
+    plan = kind.plan
+    if plan is not None and _guard_plan(plugin, device["id"], lambda: plan(context, own, device)) is False:
+        return
     context.plan["devices"].append(device)
 
 
