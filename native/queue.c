@@ -218,6 +218,9 @@ void vmm_queue_unpop(vmm_queue *q, const struct vmm_chain *chain) {
 /* Give a request back, `written` bytes of its writable part filled. The driver sees it from the next flush on. */
 void vmm_queue_push(vmm_queue *q, const struct vmm_chain *chain, const struct iovec *iov, uint32_t written) {
   if (!q->size) return;
+  vmm_queue_count(q, VMM_COUNT_REQUESTS, 1);
+  vmm_queue_count(q, VMM_COUNT_OUT, chain->out_len);
+  vmm_queue_count(q, VMM_COUNT_IN, written);
   uint64_t left = written;
   for (uint32_t i = chain->n_out; iov && left && i < chain->n_out + chain->n_in; i++) {
     uint64_t n = iov[i].iov_len < left ? iov[i].iov_len : left;
@@ -292,6 +295,7 @@ int vmm_queue_flush(vmm_queue *q) {
   }
   full_fence(); /* used before the driver's wish (§2.7.7.2) */
   if (!(packed ? wanted_packed(q) : wanted_split(q))) return 0;
+  vmm_queue_count(q, VMM_COUNT_INTERRUPTS, 1);
   if (q->interrupt) q->interrupt(q);
   return 1;
 }

@@ -7,6 +7,9 @@
 
 enum { VMM_F_INDIRECT = 28, VMM_F_EVENT_IDX = 29, VMM_F_VERSION_1 = 32, VMM_F_PACKED = 34 };
 
+/* What a queue has done since the machine was built. Written by the queue's thread, read by any. */
+enum { VMM_COUNT_REQUESTS, VMM_COUNT_OUT, VMM_COUNT_IN, VMM_COUNT_INTERRUPTS, VMM_COUNT_KICKS, VMM_COUNTS };
+
 struct vmm_queue {
   vmm_vm *vm;
   uint64_t features; /* negotiated */
@@ -18,6 +21,7 @@ struct vmm_queue {
   bool pushed;
   uint8_t *first; /* packed: the first used descriptor since the last flush, its flags not written yet */
   uint16_t first_flags;
+  uint64_t count[VMM_COUNTS];
   void (*interrupt)(struct vmm_queue *q);
   void (*broken)(struct vmm_queue *q, const char *why);
 
@@ -39,5 +43,10 @@ struct vmm_queue {
 
 int vmm_queue_start(vmm_queue *q, vmm_vm *vm, uint32_t size, uint64_t features, uint64_t desc, uint64_t driver,
                     uint64_t device);
+
+/* From the queue's thread alone. */
+static inline void vmm_queue_count(vmm_queue *q, unsigned what, uint64_t n) {
+  __atomic_store_n(&q->count[what], q->count[what] + n, __ATOMIC_RELAXED);
+}
 
 #endif

@@ -453,7 +453,18 @@ void vmm_virtio_settle(vmm_virtio *v) {
 static void on_kick(void *opaque, int fd, uint32_t events) {
   vmm_queue *q = opaque;
   (void)fd, (void)events;
+  vmm_queue_count(q, VMM_COUNT_KICKS, 1);
   q->fn(q->opaque, q);
+}
+
+/* A handler in Python was woken. Main thread. */
+void vmm_queue_kicked(vmm_queue *q) {
+  vmm_queue_count(q, VMM_COUNT_KICKS, 1);
+}
+
+/* VMM_COUNT_*, since the machine was built. Any thread. */
+void vmm_queue_counts(vmm_queue *q, uint64_t *out) {
+  for (unsigned i = 0; i < VMM_COUNTS; i++) out[i] = __atomic_load_n(&q->count[i], __ATOMIC_RELAXED);
 }
 
 vmm_loop *vmm_queue_loop(vmm_queue *q) {

@@ -89,10 +89,16 @@ class Device:
         """Numbers that only grow: ``{"tx_bytes": …}``."""
         return {}
 
+    def memory_added(self) -> None:
+        """The guest has more RAM (``machine.memory.regions``): for who keeps a list of it, as vhost does."""
+
     def event(self, arg: int) -> None:
         """The device's C half posted VMM_EVENT_DEVICE."""
 
     # --- driven by the machine ---
+
+    def _counters(self) -> dict[str, int]:
+        return self.counters()
 
     def _enter(self, state: str) -> None:
         if state not in _NEXT[self.state]:

@@ -37,6 +37,11 @@ F_RING_PACKED = 1 << 34
 F_IN_ORDER = 1 << 35
 F_RING_RESET = 1 << 40
 
+#: what is counted of a queue, in the order of VMM_COUNT_* of native/queue.h: requests given back, bytes in them that
+#: the driver wrote for the device and that the device wrote, interrupts, and times that a kick woke the device. What
+#: vhost or another process does with a queue is not seen here
+QUEUE_COUNTERS = ("requests", "out_bytes", "in_bytes", "interrupts", "kicks")
+
 # VMM_WANT_* of native/virtio.h
 _START, _HALT, _CONFIG, _FAILED = 1, 2, 4, 8
 
@@ -222,6 +227,14 @@ class Queue:
         lib.vmm_queue_push(self._q, request._chain, request._iov, written)
         lib.vmm_queue_flush(self._q)
 
+    def counters(self) -> dict[str, int]:
+        """What the queue has done since the machine was built: see :data:`QUEUE_COUNTERS`."""
+        from .machine.native import ffi, lib
+
+        out = ffi.new("uint64_t[]", len(QUEUE_COUNTERS))
+        lib.vmm_queue_counts(self._q, out)
+        return dict(zip(QUEUE_COUNTERS, out, strict=True))
+
     # --- driven by the device ---
 
     def _arm(self) -> None:
@@ -238,6 +251,7 @@ class Queue:
                 posix.read(fd, 8)
             except BlockingIOError:
                 return
+            lib.vmm_queue_kicked(self._q)
             self.device._guarded(self.device.handle, self)
 
         self._handler_fd = lib.vmm_queue_kick_fd(self._q)
@@ -502,6 +516,14 @@ class VirtioDevice(PciDevice):
         if self._shared_base is not None:
             lib.vmm_shared_unmap(*self._shared_base)
             self._shared_base = None
+
+    def _counters(self) -> dict[str, int]:
+        found = self.counters()
+        for queue in self.queues:
+            counts = queue.counters()
+            if queue.active or any(counts.values()):
+                found.update({f"queue{queue.index}_{name}": count for name, count in counts.items()})
+        return found
 
     def _save(self) -> dict[str, Any]:
         from .machine.native import ffi, lib
