@@ -76,7 +76,7 @@ uint64_t vmm_vcpu_exits(vmm_vm *vm, unsigned index, unsigned kind);
 uint64_t vmm_vcpu_cpu_ns(vmm_vm *vm, unsigned index);
 
 typedef struct vmm_hotplug vmm_hotplug;
-vmm_hotplug *vmm_hotplug_new(vmm_vm *vm, int kind, uint64_t address, unsigned n, uint64_t token, int *err);
+vmm_hotplug *vmm_hotplug_new(vmm_vm *vm, int kind, uint64_t address, unsigned n, int *err);
 void vmm_hotplug_free(vmm_hotplug *h);
 int vmm_hotplug_insert(vmm_hotplug *h, unsigned index, uint64_t base, uint64_t size, int announce);
 int vmm_hotplug_remove(vmm_hotplug *h, unsigned index);

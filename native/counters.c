@@ -26,7 +26,7 @@ uint64_t *vmm_counter(vmm_vm *vm, const char *device, const char *name) {
   return c ? &c->value : NULL;
 }
 
-/* The counter number `index`: 1, or 0 behind the last. The names live as long as the VM. */
+/* The counter number `index`: 1, or 0 behind the last. The names live as long as the device. */
 int vmm_counter_next(vmm_vm *vm, unsigned index, const char **device, const char **name, uint64_t *value) {
   pthread_mutex_lock(&vm->event_lock);
   struct vmm_counter *c = vm->counters;
@@ -37,6 +37,20 @@ int vmm_counter_next(vmm_vm *vm, unsigned index, const char **device, const char
   *name = c->name;
   *value = __atomic_load_n(&c->value, __ATOMIC_RELAXED);
   return 1;
+}
+
+/* The device is gone, and its data plane with it: nobody has the pointers any more. */
+void vmm_counters_forget(vmm_vm *vm, const char *device) {
+  pthread_mutex_lock(&vm->event_lock);
+  for (struct vmm_counter **at = &vm->counters, *c; (c = *at);) {
+    if (strncmp(c->device, device, sizeof c->device - 1)) {
+      at = &c->next;
+      continue;
+    }
+    *at = c->next;
+    free(c);
+  }
+  pthread_mutex_unlock(&vm->event_lock);
 }
 
 void vmm_counters_free(vmm_vm *vm) {

@@ -254,7 +254,7 @@ struct vmm_vcpu *vmm_vcpu_self(void);
 /* hotplug.c */
 typedef struct vmm_hotplug vmm_hotplug;
 enum { VMM_HOTPLUG_CPUS, VMM_HOTPLUG_MEMORY };
-vmm_hotplug *vmm_hotplug_new(vmm_vm *vm, int kind, uint64_t address, unsigned n, uint64_t token, int *err);
+vmm_hotplug *vmm_hotplug_new(vmm_vm *vm, int kind, uint64_t address, unsigned n, int *err);
 void vmm_hotplug_free(vmm_hotplug *h);
 int vmm_hotplug_insert(vmm_hotplug *h, unsigned index, uint64_t base, uint64_t size, int announce);
 int vmm_hotplug_remove(vmm_hotplug *h, unsigned index);

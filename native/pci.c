@@ -85,6 +85,8 @@ static void place(vmm_pci_dev *dev, unsigned i) {
   ioeventfds(dev, b, 0);
   struct bar_handle *h = &((struct vmm_pci_full *)dev)->handle[i];
   int err = vmm_bus_move(dev->vm, space_of(b), b->at, to, b->size, bar_io, h);
+  if (err == -EEXIST && vmm_pci_hotplug_yield(dev->vm, space_of(b), to, b->size))
+    err = vmm_bus_move(dev->vm, space_of(b), b->at, to, b->size, bar_io, h);
   if (err) { /* taken by another device: decode nowhere until that one moves */
     if (b->at != VMM_NO_ADDR) vmm_bus_move(dev->vm, space_of(b), b->at, VMM_NO_ADDR, 0, NULL, NULL);
     to = VMM_NO_ADDR;
@@ -119,7 +121,7 @@ static bool overlaps(uint32_t at, uint32_t size, uint32_t lo, uint32_t len) {
 static void cfg_read(struct vmm_pci_segment *seg, unsigned slot, uint32_t at, uint8_t *data, uint32_t size) {
   pthread_mutex_lock(&seg->lock);
   vmm_pci_dev *dev = seg->dev[slot];
-  bool there = dev && at + size <= sizeof dev->cfg;
+  bool there = dev && !dev->hidden && at + size <= sizeof dev->cfg;
   if (there && dev->on_access) {
     pthread_mutex_unlock(&seg->lock);
     dev->on_access(dev->on_access_opaque, at, size, 0);
@@ -164,7 +166,7 @@ static void cfg_write(struct vmm_pci_segment *seg, unsigned slot, uint32_t at, c
   vmm_pci_dev *dev = seg->dev[slot];
   vmm_pci_access_fn fn = NULL;
   void *opaque = NULL;
-  if (dev && at + size <= sizeof dev->cfg) {
+  if (dev && !dev->hidden && at + size <= sizeof dev->cfg) {
     for (uint32_t i = 0; i < size; i++) {
       uint8_t *c = &dev->cfg[at + i], wm = dev->wmask[at + i];
       uint8_t value = (uint8_t)(((*c & ~wm) | (data[i] & wm)) & ~(data[i] & dev->w1c[at + i]));
@@ -405,6 +407,7 @@ int vmm_pci_attach(vmm_pci_dev *dev, unsigned segment, unsigned slot) {
   if (!err) {
     dev->seg = seg;
     dev->slot = slot;
+    dev->hidden = false;
     seg->dev[slot] = dev;
     place_all(seg);
   }

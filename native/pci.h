@@ -55,6 +55,7 @@ struct vmm_pci_dev {
   vmm_vm *vm;
   struct vmm_pci_segment *seg; /* NULL while detached */
   unsigned slot;
+  bool hidden; /* under seg->lock: config space shows an empty slot */
   uint8_t cfg[4096], wmask[4096], w1c[4096], initial[4096];
   uint32_t last_cap, next_free; /* of the capability list */
   struct vmm_bar bar[6];
@@ -72,6 +73,8 @@ struct vmm_pci_dev {
 static inline uint32_t vmm_pci_requester(const vmm_pci_dev *dev) {
   return (dev->seg ? dev->seg->id << 8 : 0) | dev->slot << 3;
 }
+
+bool vmm_pci_hotplug_yield(vmm_vm *vm, int space, uint64_t at, uint64_t size);
 
 bool vmm_msix_io(vmm_pci_dev *dev, unsigned bar, uint64_t offset, void *data, uint32_t size, int is_write);
 void vmm_msix_control(vmm_pci_dev *dev);

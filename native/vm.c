@@ -23,6 +23,8 @@ void vmm_vm_free(vmm_vm *vm) {
   if (!vm) return;
   vmm_vcpus_stop(vm);
   vmm_pci_segments_free(vm);
+  vmm_pci_hotplug_free(vm);
+  vmm_ged_free(vm);
   vmm_loops_free(vm);
   vmm_vcpus_free(vm);
   if (vm->fd >= 0) close(vm->fd);
@@ -122,7 +124,7 @@ void vmm_post_event(vmm_vm *vm, uint32_t kind, uint64_t arg) {
   } else if (vm->event_n >= room) {
     vm->events_lost++;
     wake = false; /* the reader has not got to the end yet */
-    if (kind == VMM_EVENT_DEVICE) vm->devices_lost = true;
+    if (kind == VMM_EVENT_DEVICE || kind == VMM_EVENT_HOTPLUG) vm->devices_lost = true;
   } else {
     vm->event[(vm->event_head + vm->event_n++) % VMM_EVENTS] = e;
     if (last) atomic_store(&vm->halted, true);
@@ -264,6 +266,7 @@ const struct vmm_api vmm_api_table = {
     .queue_handle = vmm_queue_handle,
     .counter = vmm_counter,
     .mem_slot = vmm_mem_slot,
+    .ged_notify = vmm_ged_notify,
 };
 
 const struct vmm_api *vmm_api_get(void) {

@@ -12,7 +12,7 @@ import pathlib
 from cffi import FFI
 
 HERE = pathlib.Path(__file__).resolve().parent
-SOURCES = ["vcpu.c", "gic.c", "platform.c"]
+SOURCES = ["vcpu.c", "gic.c"]
 
 
 def core_include() -> str:

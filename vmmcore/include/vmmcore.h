@@ -20,7 +20,7 @@
 
 #define VMM_API_MAGIC 0x504d4d56u /* "VMMP" in memory */
 #define VMM_API_MAJOR 1u
-#define VMM_API_MINOR 2u
+#define VMM_API_MINOR 3u
 
 typedef struct vmm_vm vmm_vm;           /* one virtual machine */
 typedef struct vmm_loop vmm_loop;       /* one epoll thread */
@@ -41,6 +41,7 @@ enum {
   VMM_EVENT_QUIT = 7,     /* the user asked to end at once (escape key of a terminal) */
   VMM_EVENT_STAMP = 8,    /* boot-time stamp; arg: the byte written */
   VMM_EVENT_DEVICE = 9,   /* for the device whose token is `arg`: its event() in Python is called */
+  VMM_EVENT_HOTPLUG = 10, /* the guest has ejected what it was asked to, or plugged what it was offered */
 };
 
 /*
@@ -165,7 +166,16 @@ struct vmm_api {
    * does not find it. Reads do not leave the guest. *slot is the caller's, at first -1; size 0 takes the memory away,
    * and then the bus has all accesses. To change `flags` (VMM_SLOT_*), take it away first. Any thread. */
   int (*mem_slot)(vmm_vm *vm, int *slot, uint64_t gpa, uint64_t size, void *host, uint32_t flags);
+
+  /* --- since 1.3 --- */
+
+  /* Set bits (VMM_GED_*) of ACPI's generic event device, and have the guest look. -ENODEV: the machine has none. Any
+   * thread. */
+  int (*ged_notify)(vmm_vm *vm, uint32_t bits);
 };
+
+/* Events of ged_notify(), as the machine's ACPI tables have them. */
+enum { VMM_GED_CPU = 1, VMM_GED_MEMORY = 2, VMM_GED_PCI = 4, VMM_GED_POWER = 8 };
 
 /* Flags of mem_slot(). */
 enum {

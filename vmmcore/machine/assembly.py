@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .pci import Segment
 
 PIO, MMIO = 0, 1
+GED_CPU, GED_MEMORY, GED_PCI, GED_POWER = 1, 2, 4, 8  # VMM_GED_* of vmmcore.h
 EXITS = ("pio", "mmio", "interrupted", "other")
 
 
@@ -38,6 +39,8 @@ class Platform:
     msi_device_ids = False
     #: where I/O ports are in memory, [address, ports]; None: the CPU has instructions for them
     ports: tuple[int, int] | None = None
+    #: why the number of CPUs cannot change in a machine without a controller for them
+    fixed_cpus = "cpus: this VM was made with one CPU and without room for more (--cpus max=)"
     #: what else to say when KVM gives up on a vCPU
     error_hint = ""
 
@@ -59,19 +62,37 @@ class Platform:
     def init_vcpu(self, index: int, fd: int) -> None:
         """What the CPU is: feature registers, first state."""
 
+    def revive_vcpu(self, index: int, fd: int) -> None:
+        """A vCPU that was unplugged is plugged in again: it waits to be started, as a new one. Raises VmmError."""
+        raise VmmError("this architecture's CPUs stay as they are while the VM runs")
+
     def set_entry(self, entry: dict[str, Any]) -> None:
         """First registers of vCPU 0. The others wait until the guest starts them."""
 
     def realize(self) -> None:
         """Ports and addresses of the platform itself."""
 
+    def stop_clock(self) -> None:
+        """No vCPU runs any more: the guest's clocks stand still until :meth:`start_clock`."""
+
+    def start_clock(self) -> None:
+        """vCPUs are about to run. Without a :meth:`stop_clock` before it does nothing."""
+
     def describe_vcpu(self, fd: int) -> list[str]:
         """Registers of a vCPU that KVM gave up on, in lines for people."""
         return []
 
+    def notify(self, bits: int) -> None:
+        """Raise events in ACPI's generic event device (GED_…). Raises VmmError where there is none."""
+        if "ged" not in self.machine.plan["platform"]:
+            raise VmmError("this machine has no ACPI, so its guest cannot be told")
+        check(self.machine.vm, lib.vmm_ged_notify(self.machine.vm, bits))
+
     def power_button(self) -> None:
         """Press it. Raises VmmError where there is none."""
-        raise VmmError("this machine has no power button")
+        if "ged" not in self.machine.plan["platform"]:
+            raise VmmError("this machine has no power button")
+        self.notify(GED_POWER)
 
     def save(self) -> dict[str, Any]:
         return {}
@@ -147,8 +168,18 @@ class Machine:
         self.segments: dict[int, Segment] = {}
         self.platform = Platform(self)
         self.state = "created"
+        #: ids of devices that the guest was asked to let go of
+        self.removing: set[str] = set()
+        #: called when a controller of hot plug has something to say (VMM_EVENT_HOTPLUG)
+        self.on_hotplug: list[Callable[[], None]] = []
         #: tells the front of an event: tell(name, key=value, …)
         self.tell: Callable[..., None] = lambda event, **data: None
+        #: numbers of the vCPUs that are plugged in
+        self.vcpus: list[int] = []
+        #: register blocks of hot plug (native/hotplug.c), or NULL
+        self.cpu_hotplug: Any = ffi.NULL
+        self.memory_hotplug: Any = ffi.NULL
+        self._controllers: list[Any] = []
         self._last_token = 0
         self._loops_taken = 0
         self._lines: list[IrqLine] = []
@@ -160,9 +191,10 @@ class Machine:
     def build(self, mark: Callable[[str], None] = lambda phase: None) -> None:
         """Everything up to the first instruction. Raises VmmError; the caller closes the machine then."""
         plan = self.plan
-        flags = mem.flags_of(plan["memory"])
-        for gpa, size in plan["memory"]["regions"]:
-            self.memory.add(gpa, size, flags, plan["memory"].get("hugepage_size") or 0)
+        for gpa, size, how in mem.parts(plan["memory"]):
+            backing = self._fds[how["file"]] if how.get("file") is not None else -1
+            self.memory.add(gpa, size, mem.flags_of(how), how.get("hugepage_size") or 0, backing,
+                            -1 if how.get("host_numa_node") is None else how["host_numa_node"])
         platform = self.platform = self._platform_class(self)
         platform.create()
         lib.vmm_irq_model(self.vm, platform.irq_line_base, platform.msi_device_ids)
@@ -171,6 +203,8 @@ class Machine:
             check(self.vm, lib.vmm_bus_ports(self.vm, *platform.ports))
         self._build_vcpus(plan["cpus"])
         self.platform.realize()
+        if ged := plan["platform"].get("ged"):
+            check(self.vm, lib.vmm_ged_new(self.vm, ged["address"], ged["gsi"]))
         self._build_pci(plan["pci"]["segments"])
         for device in plan["devices"]:
             self.add_device(device, self._fds)
@@ -185,12 +219,41 @@ class Machine:
         mark("load")
 
     def _build_vcpus(self, cpus: dict[str, Any]) -> None:
-        affinity = {int(index): hosts for index, hosts in (cpus.get("affinity") or {}).items()}
         for index in range(cpus["boot"]):
-            fd = check(self.vm, lib.vmm_vcpu_new(self.vm, index, self.platform.vcpu_id(index)))
-            self.platform.init_vcpu(index, fd)
-            if affinity.get(index):
-                check(self.vm, lib.vmm_vcpu_affinity(self.vm, index, affinity[index], len(affinity[index])))
+            self.new_vcpu(index)
+        platform = self.plan.get("platform") or {}
+        if place := platform.get("cpu_hotplug"):
+            self.cpu_hotplug = self._controller(0, place["address"], cpus["max"])
+            for index in self.vcpus:
+                lib.vmm_hotplug_insert(self.cpu_hotplug, index, 0, 0, False)
+        if place := platform.get("memory_hotplug"):
+            self.memory_hotplug = self._controller(1, place["address"], place["slots"])
+            for slot, (gpa, size) in enumerate(mem.plugged(self.plan["memory"])):
+                lib.vmm_hotplug_insert(self.memory_hotplug, slot, gpa, size, False)
+
+    def _controller(self, kind: int, address: int, units: int) -> Any:
+        """Registers of native/hotplug.c, and somebody who hears what the guest ejects."""
+        err = ffi.new("int *")
+        controller = lib.vmm_hotplug_new(self.vm, kind, address, units, err)
+        check(self.vm, err[0])
+        self._controllers.append(controller)
+        if not kind:
+            self.on_hotplug.append(self._look_at_cpus)
+        return controller
+
+    def _look_at_cpus(self) -> None:
+        from .hotplug import take_ejected
+
+        take_ejected(self)
+
+    def new_vcpu(self, index: int) -> None:
+        """Make vCPU `index`; its thread is not started. Raises VmmError."""
+        fd = check(self.vm, lib.vmm_vcpu_new(self.vm, index, self.platform.vcpu_id(index)))
+        self.platform.init_vcpu(index, fd)
+        affinity = (self.plan["cpus"].get("affinity") or {}).get(index)
+        if affinity:
+            check(self.vm, lib.vmm_vcpu_affinity(self.vm, index, affinity, len(affinity)))
+        self.vcpus.append(index)
 
     def _build_pci(self, segments: list[dict[str, Any]]) -> None:
         if not segments:
@@ -200,6 +263,8 @@ class Machine:
         for segment in segments:
             self.segments[segment["id"]] = pci.Segment(self.vm, segment)
         self._bridge = pci.add_host_bridge(self.vm)
+        if hotplug := self.plan["platform"].get("pci_hotplug"):
+            check(self.vm, lib.vmm_pci_hotplug_new(self.vm, hotplug["address"]))
 
     def add_device(self, spec: dict[str, Any], fds: list[int]) -> Device:
         """Make the device of a plan's entry and put it in place. Raises VmmError."""
@@ -241,13 +306,22 @@ class Machine:
         device = self.devices.pop(device_id, None)
         if device is None:
             raise VmmError(f"no device '{device_id}'")
-        device._enter("removed")
+        self.removing.discard(device_id)
+        try:
+            device._enter("removed")
+        finally:
+            lib.vmm_counters_forget(self.vm, device_id.encode())
 
     def device_event(self, token: int) -> None:
         """VMM_EVENT_DEVICE: the C half of a device has something for its Python half. Token 0: any of them may."""
         for device in list(self.devices.values()):
             if token in (0, device.token):
                 device.event(device.token)
+
+    def hotplug_event(self) -> None:
+        """VMM_EVENT_HOTPLUG: the guest has used a controller of hot plug as it was asked to."""
+        for look in self.on_hotplug:
+            look()
 
     # --- life ---
 
@@ -262,6 +336,7 @@ class Machine:
         """Returns once no vCPU runs and every device is quiet. Raises VmmError unless running."""
         self._expect("running")
         lib.vmm_vcpus_pause(self.vm)
+        self.platform.stop_clock()
         self._all("paused")
         self.state = "paused"
 
@@ -269,6 +344,7 @@ class Machine:
         """Raises VmmError unless paused (or created)."""
         self._expect("paused", "created")
         self._all("activated")
+        self.platform.start_clock()
         if lib.vmm_vcpus_resume(self.vm):
             raise VmmError("the guest has ended")
         self.state = "running"
@@ -292,6 +368,8 @@ class Machine:
         self.devices.clear()
         for line in self._lines:
             line.close()
+        for controller in self._controllers:
+            lib.vmm_hotplug_free(controller)
         self.platform.close()
         if self._bridge is not None:
             lib.vmm_pci_free(self._bridge)
@@ -323,6 +401,11 @@ class Machine:
         self._loops_taken += count
         return first, loops
 
+    def nmi(self) -> None:
+        """A non-maskable interrupt on every vCPU. Raises VmmError where the architecture has none."""
+        if lib.vmm_vcpus_nmi(self.vm):
+            raise VmmError("nmi: this machine's CPUs have no non-maskable interrupt that a host could raise")
+
     def post_event(self, kind: int, arg: int = 0) -> None:
         """Tell the control plane (VMM_EVENT_* of vmmcore.h). Any thread."""
         lib.vmm_post_event(self.vm, kind, arg)
@@ -349,10 +432,11 @@ class Machine:
 
     def counters(self) -> dict[str, dict[str, int]]:
         """Per device and per vCPU: numbers that only grow."""
-        found = {id: device.counters() for id, device in self.devices.items()}
-        for index in range(self.plan["cpus"]["boot"]):
+        found = {id: device._counters() for id, device in self.devices.items()}
+        for index in sorted(self.vcpus):
             found[f"vcpu{index}"] = {name: lib.vmm_vcpu_exits(self.vm, index, kind)
                                      for kind, name in enumerate(EXITS)}
+            found[f"vcpu{index}"]["cpu_ns"] = lib.vmm_vcpu_cpu_ns(self.vm, index)
         device, name, value = ffi.new("const char **"), ffi.new("const char **"), ffi.new("uint64_t *")
         index = 0
         while lib.vmm_counter_next(self.vm, index, device, name, value):

@@ -24,6 +24,7 @@ class Control:
         self.runner, self.fd = runner, fd
         self.socket = wire.from_fd(fd)
         self.gone = False
+        self._watched: Machine | None = None
 
     def event(self, name: str, data: dict[str, Any]) -> None:
         self._send({"event": name, **data})
@@ -60,6 +61,7 @@ class Control:
             answer["error"] = str(error)
         except Exception as error:  # a device's bug must not end the VM
             answer["error"] = f"{type(error).__name__}: {error}"
+            answer["bug"] = True
         finally:
             for left in fds:
                 os.close(left)
@@ -78,12 +80,19 @@ class Control:
         return {"pid": os.getpid()}
 
     def info(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        from . import hotplug
+
         return {
             "id": machine.plan["id"],
             "state": machine.state,
-            "vcpus": machine.plan["cpus"]["boot"],
-            "memory": sum(size for _, size in machine.memory.regions),
-            "devices": [{"id": id, "type": type(d).__name__, "state": d.state} for id, d in machine.devices.items()],
+            "vcpus": len(machine.vcpus),
+            "max_vcpus": machine.plan["cpus"]["max"],
+            "memory": hotplug.memory_size(machine),
+            "memory_actual": hotplug.actual_size(machine),
+            "devices": [
+                {"id": id, "type": type(d).__name__, "state": "removing" if id in machine.removing else d.state}
+                for id, d in machine.devices.items()
+            ],
         }
 
     def pause(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> None:
@@ -109,10 +118,43 @@ class Control:
     def power_button(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> None:
         machine.platform.power_button()
 
+    def nmi(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> None:
+        machine.nmi()
+
+    def resize(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> None:
+        """CPUs, bytes of memory, bytes of the balloon: what the message has. All of it, or none where one is refused."""
+        from . import hotplug
+
+        cpus, memory, balloon = (_number(message, key) for key in ("cpus", "memory", "balloon"))
+        balloons = [d for d in machine.devices.values() if hasattr(d, "resize_balloon")]
+        if balloon is not None and not balloons:
+            raise VmmError("balloon: this VM has none (--balloon)")
+        if cpus is not None:
+            hotplug.check_cpus(machine, cpus)
+        if memory is not None:
+            hotplug.check_memory(machine, memory)
+        if balloon is not None:
+            balloons[0].resize_balloon(balloon)
+        if memory is not None:
+            hotplug.resize_memory(machine, memory)
+        if cpus is not None:
+            hotplug.resize_cpus(machine, cpus)
+
+    def resize_zone(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> None:
+        from . import hotplug
+
+        size = _number(message, "bytes")
+        if size is None:
+            raise VmmError("bytes: missing")
+        hotplug.check_zone(machine, str(message.get("zone")), size)
+        hotplug.resize_zone(machine, str(message.get("zone")), size)
+
     def counters(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         return machine.counters()
 
     def add_device(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        from . import pci_hotplug
+
         spec: dict[str, Any] = message["device"]
         for name, root in message.get("modules", {}).items():
             machine.plan["modules"].setdefault(name, root)
@@ -121,26 +163,51 @@ class Control:
         device = machine.add_device(spec, fds)
         if running == "running":
             device._enter("activated")
-        # A reboot builds the machine with it: its files stay open, under new numbers.
-        base = len(machine.plan["fds"])
-        machine.plan["fds"] += fds
-        kept = {**spec, "files": {name: base + index for name, index in (spec.get("files") or {}).items()}}
-        fds.clear()
-        machine.plan["devices"].append(kept)
+        machine.plan["devices"].append(pci_hotplug.keep_files(machine.plan, spec, fds))
+        self._watch(machine)
+        pci_hotplug.announce(machine, device)
         self.event("device-added", {"device": device.id})
         return {"id": device.id}
 
-    def remove_device(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> None:
+    def remove_device(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        """Ask the guest to let go of it, or with `force` take it away; where the guest cannot be asked, too."""
+        from . import pci_hotplug
+
         device_id = str(message.get("device"))
-        machine.remove_device(device_id)
-        plan = machine.plan
-        for spec in [d for d in plan["devices"] if d["id"] == device_id]:
-            plan["devices"].remove(spec)
-            for index in (spec.get("files") or {}).values():
-                if plan["fds"][index] > 2 and not _used(plan, index):
-                    os.close(plan["fds"][index])
-                    plan["fds"][index] = -1
+        device = machine.devices.get(device_id)
+        if device is None:
+            raise VmmError(f"no device '{device_id}'")
+        self._watch(machine)
+        if not message.get("force") and pci_hotplug.ask(machine, device):
+            self.event("device-remove-pending", {"device": device_id})
+            return {"state": "pending"}
+        pci_hotplug.take(machine, device_id)
+        self._removed(machine, device_id)
+        return {"state": "removed"}
+
+    def _removed(self, machine: Machine, device_id: str) -> None:
+        from . import pci_hotplug
+
+        pci_hotplug.drop(machine.plan, device_id)
         self.event("device-removed", {"device": device_id})
+
+    def _watch(self, machine: Machine) -> None:
+        """From now on hear what the guest ejects."""
+        from . import pci_hotplug
+
+        def look() -> None:
+            for device_id in pci_hotplug.ejected(machine):
+                machine.remove_device(device_id)
+                self._removed(machine, device_id)
+
+        if self._watched is not machine:
+            self._watched = machine
+            machine.on_hotplug.append(look)
+
+    def rebooted(self, machine: Machine) -> None:
+        """What the guest of the closed machine was asked to let go of is not in the next one."""
+        for device_id in sorted(machine.removing):
+            self._removed(machine, device_id)
 
     def reload_device(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> None:
         from .reload import reload_device
@@ -167,10 +234,11 @@ class Control:
         return {"devices": {id: device._save() for id, device in machine.devices.items()}}
 
 
-def _used(plan: dict[str, Any], index: int) -> bool:
-    if any(index in (d.get("files") or {}).values() for d in plan["devices"]):
-        return True
-    return any(part.get("file") == index for part in plan["load"])
+def _number(message: dict[str, Any], key: str) -> int | None:
+    value = message.get(key)
+    if value is not None and (type(value) is not int or value < 0):
+        raise VmmError(f"{key}: {value!r} is no number from 0")
+    return value
 
 
 OPERATIONS = {
@@ -179,4 +247,5 @@ OPERATIONS = {
     "power-button": Control.power_button, "counters": Control.counters, "add-device": Control.add_device,
     "remove-device": Control.remove_device, "reload-device": Control.reload_device,
     "device": Control.device, "save": Control.save,
+    "resize": Control.resize, "resize-zone": Control.resize_zone, "nmi": Control.nmi,
 }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .control import Control
 
 # VMM_EVENT_* of vmmcore.h
-SHUTDOWN, RESET, PANIC, TRIPLE, ERROR, EXIT, QUIT, STAMP, DEVICE = range(1, 10)
+SHUTDOWN, RESET, PANIC, TRIPLE, ERROR, EXIT, QUIT, STAMP, DEVICE, HOTPLUG = range(1, 11)
 SIGUSR1 = 10
 NAMES = {SHUTDOWN: "shutdown", RESET: "reset", PANIC: "panic", TRIPLE: "triple-fault", ERROR: "error",
          EXIT: "guest-exit", QUIT: "quit"}
@@ -77,6 +77,8 @@ class Runner:
             first = False
             if self.reboot:
                 self.tell("rebooted")
+                if self.control:
+                    self.control.rebooted(machine)
         self.tell("exited", status=self.outcome)
         return self.outcome or 0
 
@@ -129,8 +131,11 @@ class Runner:
             self.end(ExitCode.GUEST if arg else ExitCode.OK, "guest-exit")
         elif kind == STAMP and self.timing:
             self.timing.stamp(arg, when)
-        elif kind == DEVICE:
-            machine.device_event(arg)
+        elif kind in (DEVICE, HOTPLUG):
+            if kind == DEVICE:
+                machine.device_event(arg)
+            if not arg:  # HOTPLUG, or events were lost
+                machine.hotplug_event()
 
     def request_reboot(self) -> None:
         """Build the machine anew, unless the plan says that a reset ends the VM."""

@@ -217,7 +217,7 @@ def test_namespace(iasl: Iasl) -> None:
         found = re.search(r"Interrupt \(ResourceConsumer, (\w+), (\w+), (\w+), ,, \)\s+{\s+(\w+),", body)
         assert found and found.groups() == ("Level", "ActiveHigh", "Exclusive", gsiv)
     events = rest[rest.index("Device (GED)") :]
-    assert re.search(r"Interrupt \(ResourceConsumer, Edge, ActiveHigh, .*\s+{\s+0x0000002A", events)
+    assert re.search(r"Interrupt \(ResourceConsumer, Level, ActiveHigh, .*\s+{\s+0x0000002A", events)
     assert "OperationRegion (GREG, SystemMemory, 0x09060000, One)" in events
     assert "_S5" not in text
 

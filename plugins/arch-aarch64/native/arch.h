@@ -18,11 +18,8 @@ struct arch {
   vmm_vm *vm;
   const char *failed;
   int gic, its; /* KVM's devices; -1: not made yet */
-
-  uint64_t ged_address;
-  uint32_t ged_gsi;
-  uint32_t ged_bits;
-  int ged_fd;
+  int clock_stopped;
+  uint64_t clock; /* the virtual counter, where it stopped */
 };
 
 /* ioctl() that retries EINTR, gives -errno and notes `name` on failure. */

@@ -28,10 +28,8 @@ int arch_init_gic(arch_t *a, const struct arch_gic *where);
 /* After arch_init_gic(): overflow interrupts of a vCPU's PMU are INTID `irq` (16 to 31). */
 int arch_init_pmu(arch_t *a, int fd, uint32_t irq);
 int arch_set_entry(arch_t *a, int fd, uint64_t pc, uint64_t x0);
+/* A pause: the virtual counter stops when no vCPU runs any more, and goes on before one does. `fd`: any vCPU's. */
+int arch_clock_stop(arch_t *a, int fd);
+int arch_clock_start(arch_t *a, int fd);
 /* For a message about a vCPU: "name 0x... " for its registers; the length of what was written to `out`. */
 int arch_describe(arch_t *a, int fd, char *out, int room);
-
-/* The GED's event byte; its interrupt is an edge on `gsi`. */
-int arch_add_ged(arch_t *a, uint64_t address, uint32_t gsi);
-/* Set bits in the GED event byte and raise its interrupt. */
-int arch_ged_notify(arch_t *a, uint32_t bits);

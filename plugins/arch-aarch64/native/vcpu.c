@@ -31,14 +31,12 @@ arch_t *arch_new(const void *api, void *vm) {
   a->api = api;
   a->vm = vm;
   a->failed = "";
-  a->gic = a->its = a->ged_fd = -1;
+  a->gic = a->its = -1;
   return a;
 }
 
 void arch_free(arch_t *a) {
   if (!a) return;
-  if (a->ged_address) a->api->bus_del(a->vm, VMM_MMIO, a->ged_address);
-  if (a->ged_fd >= 0) a->api->irqfd_close(a->vm, a->ged_gsi, a->ged_fd);
   if (a->its >= 0) close(a->its);
   if (a->gic >= 0) close(a->gic);
   free(a);
@@ -102,6 +100,18 @@ int arch_init_pmu(arch_t *a, int fd, uint32_t irq) {
 int arch_set_entry(arch_t *a, int fd, uint64_t pc, uint64_t x0) {
   int r = set_reg(a, fd, ARM_PC, pc);
   return r < 0 ? r : set_reg(a, fd, ARM_X(0), x0);
+}
+
+int arch_clock_stop(arch_t *a, int fd) {
+  int r = get_reg(a, fd, ARM_TIMER_CNT, &a->clock);
+  a->clock_stopped = r >= 0;
+  return r;
+}
+
+int arch_clock_start(arch_t *a, int fd) {
+  if (!a->clock_stopped) return 0;
+  a->clock_stopped = 0;
+  return set_reg(a, fd, ARM_TIMER_CNT, a->clock);
 }
 
 int arch_describe(arch_t *a, int fd, char *out, int room) {

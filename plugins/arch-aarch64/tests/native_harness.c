@@ -122,30 +122,9 @@ int __wrap_ioctl(int fd, unsigned long request, ...) {
 /* --- a core made up --- */
 
 struct vmm_vm {
-  uint64_t base;
-  vmm_io_fn fn;
-  void *opaque;
-  int irqfd;
+  int unused;
 };
 
-static int bus_add(vmm_vm *vm, int space, uint64_t base, uint64_t len, vmm_io_fn fn, void *opaque) {
-  CHECK(space == VMM_MMIO && len == 1);
-  vm->base = base, vm->fn = fn, vm->opaque = opaque;
-  return 0;
-}
-static int bus_del(vmm_vm *vm, int space, uint64_t base) {
-  CHECK(space == VMM_MMIO && base == vm->base);
-  vm->fn = NULL;
-  return 0;
-}
-static int irqfd_open(vmm_vm *vm, uint32_t gsi) {
-  CHECK(gsi == 10);
-  return vm->irqfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-}
-static void irqfd_close(vmm_vm *vm, uint32_t gsi, int fd) {
-  CHECK(gsi == 10 && fd == vm->irqfd);
-  close(fd);
-}
 static int vm_fd(vmm_vm *vm) {
   (void)vm;
   return VM;
@@ -153,8 +132,7 @@ static int vm_fd(vmm_vm *vm) {
 
 static struct vmm_vm the_vm;
 static const struct vmm_api api = {
-    .magic = VMM_API_MAGIC, .major = VMM_API_MAJOR, .minor = VMM_API_MINOR, .size = sizeof(api), .bus_add = bus_add,
-    .bus_del = bus_del, .irqfd_open = irqfd_open, .irqfd_close = irqfd_close, .vm_fd = vm_fd,
+    .magic = VMM_API_MAGIC, .major = VMM_API_MAJOR, .minor = VMM_API_MINOR, .size = sizeof(api), .vm_fd = vm_fd,
 };
 static const struct arch_gic where = {0x08ff0000, 0x08fb0000, 0x08f90000, 256};
 
@@ -231,28 +209,11 @@ static void test_refused(void) {
   arch_free(NULL);
 }
 
-static void test_ged(void) {
-  uint64_t count;
-  uint8_t byte = 0xff;
-  arch_t *a = start();
-  CHECK(arch_ged_notify(a, 8) == -ENODEV);
-  CHECK(arch_add_ged(a, 0x9040000, 10) == 0 && the_vm.base == 0x9040000);
-  CHECK(arch_ged_notify(a, 8) == 0 && arch_ged_notify(a, 1) == 0);
-  CHECK(read(the_vm.irqfd, &count, 8) == 8 && count == 2);
-  the_vm.fn(the_vm.opaque, 0, &byte, 1, 1); /* a write changes nothing */
-  the_vm.fn(the_vm.opaque, 0, &byte, 1, 0);
-  CHECK(byte == 9);
-  the_vm.fn(the_vm.opaque, 0, &byte, 1, 0);
-  CHECK(byte == 0); /* a read clears */
-  arch_free(a);
-  CHECK(!the_vm.fn);
-}
-
 int main(int argc, char **argv) {
   static const struct {
     const char *name;
     void (*fn)(void);
-  } tests[] = {{"machine", test_machine}, {"less", test_less}, {"refused", test_refused}, {"ged", test_ged}};
+  } tests[] = {{"machine", test_machine}, {"less", test_less}, {"refused", test_refused}};
   for (size_t i = 0; argc == 2 && i < sizeof(tests) / sizeof(tests[0]); i++)
     if (!strcmp(argv[1], tests[i].name)) {
       tests[i].fn();

@@ -25,6 +25,14 @@ struct arch_rtc {
   int64_t offset; /* guest's clock minus host's, seconds */
 };
 
+/* The clocks where they stopped. */
+struct arch_clock {
+  int stopped;
+  uint64_t kvmclock; /* ns */
+  uint64_t tsc;      /* the host's */
+  uint64_t now;      /* CLOCK_MONOTONIC, ns */
+};
+
 struct arch {
   const struct vmm_api *api;
   vmm_vm *vm;
@@ -37,8 +45,7 @@ struct arch {
 
   struct arch_platform platform;
   struct arch_rtc rtc;
-  uint32_t ged_bits;
-  int ged_fd;
+  struct arch_clock clock;
   int64_t pm_timer_offset; /* added to CLOCK_MONOTONIC, ns */
 };
 

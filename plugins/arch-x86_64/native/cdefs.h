@@ -33,8 +33,6 @@ struct arch_entry {
 
 /* Where the platform's registers are; a zero address leaves that device out. */
 struct arch_platform {
-  uint64_t ged_address;
-  uint32_t ged_gsi;
   uint16_t sleep_port, reset_port, pm_timer_port, rtc_port;
   uint8_t i8042;
   uint64_t low_ram, high_ram; /* bytes of RAM below and above 4 GiB, for the CMOS */
@@ -52,8 +50,10 @@ int arch_set_entry(arch_t *a, int fd, const struct arch_entry *entry);
 
 int arch_realize(arch_t *a, const struct arch_platform *p);
 void arch_unrealize(arch_t *a);
-/* Set bits in the GED event byte and raise its interrupt. */
-int arch_ged_notify(arch_t *a, uint32_t bits);
+
+/* A pause: the guest's clocks stop when no vCPU runs any more, and go on before one does. `fds`: all vCPUs'. */
+int arch_clock_stop(arch_t *a);
+int arch_clock_start(arch_t *a, const int *fds, int n);
 
 /* Whole vCPU state as one block of bytes; save: length used, or -ENOBUFS. */
 int64_t arch_save_vcpu(arch_t *a, int fd, uint8_t *out, size_t room);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The platform's few registers: reset, sleep, PM timer, GED event byte, clock. */
+/* The platform's few registers: reset, sleep, PM timer, clock. */
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
@@ -49,21 +49,6 @@ static void pm_timer_io(void *opaque, uint64_t offset, void *data, uint32_t size
   if (!is_write) vmm_store(data, size, pm_timer(opaque) >> (offset & 3) * 8);
 }
 
-static void ged_io(void *opaque, uint64_t offset, void *data, uint32_t size, int is_write) {
-  arch_t *a = opaque;
-  (void)offset;
-  if (!is_write) vmm_store(data, size, __atomic_exchange_n(&a->ged_bits, 0, __ATOMIC_ACQ_REL) & 0xff);
-}
-
-int arch_ged_notify(arch_t *a, uint32_t bits) {
-  uint64_t one = 1;
-  if (a->ged_fd < 0) return -ENODEV;
-  __atomic_fetch_or(&a->ged_bits, bits, __ATOMIC_ACQ_REL);
-  if (write(a->ged_fd, &one, sizeof(one)) == (ssize_t)sizeof(one)) return 0;
-  a->failed = "write to eventfd";
-  return -errno;
-}
-
 static int add(arch_t *a, int space, uint64_t base, uint64_t len, vmm_io_fn fn, void *opaque) {
   int r = a->api->bus_add(a->vm, space, base, len, fn, opaque);
   if (r < 0) a->failed = "bus_add";
@@ -84,14 +69,6 @@ int arch_realize(arch_t *a, const struct arch_platform *p) {
       (r = add(a, VMM_PIO, p->reset_port, 1, sleep_io, a)) < 0)
     return r;
   if (p->pm_timer_port && (r = add(a, VMM_PIO, p->pm_timer_port, 4, pm_timer_io, a)) < 0) return r;
-  if (p->ged_address) {
-    if ((r = add(a, VMM_MMIO, p->ged_address, 1, ged_io, a)) < 0) return r;
-    if ((r = a->api->irqfd_open(a->vm, p->ged_gsi)) < 0) {
-      a->failed = "KVM_IRQFD";
-      return r;
-    }
-    a->ged_fd = r;
-  }
   return 0;
 }
 
@@ -106,15 +83,12 @@ void arch_unrealize(arch_t *a) {
   if (p->sleep_port) a->api->bus_del(a->vm, VMM_PIO, p->sleep_port);
   if (p->reset_port && p->reset_port != p->sleep_port) a->api->bus_del(a->vm, VMM_PIO, p->reset_port);
   if (p->pm_timer_port) a->api->bus_del(a->vm, VMM_PIO, p->pm_timer_port);
-  if (p->ged_address) a->api->bus_del(a->vm, VMM_MMIO, p->ged_address);
-  if (a->ged_fd >= 0) a->api->irqfd_close(a->vm, p->ged_gsi, a->ged_fd);
-  a->ged_fd = -1;
   memset(&a->platform, 0, sizeof(a->platform));
 }
 
 /* Saved form: little endian as the host's, one version word first. */
 struct saved_platform {
-  uint32_t version, ged_bits;
+  uint32_t version, reserved;
   int64_t rtc_offset;
   uint32_t pm_timer;
   uint8_t rtc_index, pad[3];
@@ -126,7 +100,6 @@ int64_t arch_save_platform(arch_t *a, uint8_t *out, size_t room) {
   if (room < sizeof(s)) return -ENOBUFS;
   memset(&s, 0, sizeof(s));
   s.version = 1;
-  s.ged_bits = __atomic_load_n(&a->ged_bits, __ATOMIC_ACQUIRE);
   s.pm_timer = pm_timer(a);
   pthread_mutex_lock(&a->rtc.lock);
   s.rtc_offset = a->rtc.offset;
@@ -142,7 +115,6 @@ int arch_restore_platform(arch_t *a, const uint8_t *data, size_t len) {
   if (len != sizeof(s)) return -EINVAL;
   memcpy(&s, data, sizeof(s));
   if (s.version != 1 || s.rtc_index >= sizeof(s.cmos)) return -EINVAL;
-  __atomic_store_n(&a->ged_bits, s.ged_bits, __ATOMIC_RELEASE);
   /* The timer goes on from where it stood: 2^32 ticks are 1199 s, so any offset below that will do. */
   a->pm_timer_offset = 0;
   uint32_t behind = s.pm_timer - pm_timer(a);

@@ -31,7 +31,6 @@ arch_t *arch_new(const void *api, void *vm) {
   a->api = api;
   a->vm = vm;
   a->failed = "";
-  a->ged_fd = -1;
   pthread_mutex_init(&a->rtc.lock, NULL);
   return a;
 }

@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -38,7 +37,6 @@ struct vmm_vm {
   } region[16];
   uint32_t event;
   uint64_t now;
-  int irqfd;
 };
 
 static int bus_add(vmm_vm *vm, int space, uint64_t base, uint64_t len, vmm_io_fn fn, void *opaque) {
@@ -70,20 +68,11 @@ static uint64_t io(vmm_vm *vm, int space, uint64_t at, uint32_t size, int is_wri
   memcpy(&out, data, size);
   return out;
 }
-static int irqfd_open(vmm_vm *vm, uint32_t gsi) {
-  (void)gsi;
-  return vm->irqfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-}
-static void irqfd_close(vmm_vm *vm, uint32_t gsi, int fd) {
-  (void)gsi;
-  close(fd);
-  vm->irqfd = -1;
-}
 static void post_event(vmm_vm *vm, uint32_t kind, uint64_t arg) {
   (void)arg;
   vm->event = kind;
 }
-static vmm_vm the_vm = {.kvm = -1, .fd = -1, .vcpu = {-1, -1, -1, -1}, .irqfd = -1};
+static vmm_vm the_vm = {.kvm = -1, .fd = -1, .vcpu = {-1, -1, -1, -1}};
 static uint64_t now_ns(void) { return the_vm.now; }
 static int kvm_fd(vmm_vm *vm) { return vm->kvm; }
 static int vm_fd(vmm_vm *vm) { return vm->fd; }
@@ -91,7 +80,7 @@ static int vcpu_fd(vmm_vm *vm, unsigned i) { return vm->vcpu[i]; }
 
 static const struct vmm_api api = {
     .magic = VMM_API_MAGIC, .major = VMM_API_MAJOR, .minor = VMM_API_MINOR, .size = sizeof(api),
-    .bus_add = bus_add, .bus_del = bus_del, .irqfd_open = irqfd_open, .irqfd_close = irqfd_close,
+    .bus_add = bus_add, .bus_del = bus_del,
     .post_event = post_event, .now_ns = now_ns, .kvm_fd = kvm_fd, .vm_fd = vm_fd, .vcpu_fd = vcpu_fd,
 };
 
@@ -112,13 +101,11 @@ static void cmos_set(int reg, int v) {
 }
 
 static void test_platform(void) {
-  const struct arch_platform where = {.ged_address = 0xfff0000000, .ged_gsi = 13, .sleep_port = 0x600,
+  const struct arch_platform where = {.sleep_port = 0x600,
                                       .reset_port = 0x600, .pm_timer_port = 0x608, .rtc_port = 0x70, .i8042 = 1,
                                       .low_ram = 512u << 20, .high_ram = 5ull << 30};
-  uint64_t count;
   arch_t *a = arch_new(&api, &the_vm);
   CHECK(a);
-  CHECK(arch_ged_notify(a, 8) == -ENODEV);
   CHECK(arch_realize(a, &where) == 0);
 
   CHECK(in(0x61, 1) == 0x20 && in(0x64, 1) == 0);
@@ -138,12 +125,6 @@ static void test_platform(void) {
   CHECK(in(0x608, 4) == 3579545 && in(0x609, 1) == (3579545 >> 8 & 0xff) && in(0x60a, 2) == 3579545 >> 16);
   the_vm.now = 1200ull * 1000000000; /* wraps at 2^32 ticks, 1199.9 s */
   CHECK(in(0x608, 4) == (uint32_t)(1200ull * 3579545));
-
-  CHECK(io(&the_vm, VMM_MMIO, 0xfff0000000, 1, 0, 0) == 0);
-  CHECK(arch_ged_notify(a, 8) == 0 && arch_ged_notify(a, 4) == 0);
-  CHECK(read(the_vm.irqfd, &count, 8) == 8 && count == 2);
-  CHECK(io(&the_vm, VMM_MMIO, 0xfff0000000, 1, 0, 0) == 12); /* and reading clears */
-  CHECK(io(&the_vm, VMM_MMIO, 0xfff0000000, 1, 0, 0) == 0);
 
   /* The clock: BCD and 24 hours at first, no update in progress, battery good. */
   CHECK(!(cmos(0xa) & 0x80) && cmos(0xb) == 2 && cmos(0xd) == 0x80 && cmos(0xc) == 0);
@@ -166,13 +147,12 @@ static void test_platform(void) {
 
   /* State goes to another machine and the timer goes on from where it stood. */
   uint8_t saved[512];
-  CHECK(arch_ged_notify(a, 2) == 0);
   uint32_t ticks = (uint32_t)in(0x608, 4);
   int64_t n = arch_save_platform(a, saved, sizeof(saved));
   CHECK(n > 0 && arch_save_platform(a, saved, (size_t)n - 1) == -ENOBUFS);
   arch_unrealize(a);
   for (int i = 0; i < 16; i++) CHECK(!the_vm.region[i].used);
-  CHECK(the_vm.irqfd == -1 && in(0x61, 1) == 0xff);
+  CHECK(in(0x61, 1) == 0xff);
   arch_free(a);
   the_vm.now = 77;
   a = arch_new(&api, &the_vm);

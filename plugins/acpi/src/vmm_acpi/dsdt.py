@@ -154,7 +154,7 @@ def motherboard(spec: CommonSpec) -> bytes:
 def event_device(ged: Ged, scan: Scan) -> bytes:
     """Generic event device and the power button that it notifies (ACPI 6.5 §5.6.9, §4.8.2.2.1.2).
 
-    Reading the 1-byte register gives the pending events and clears them.
+    Reading the 1-byte register gives the pending events and clears them; the line is high while there are some.
     """
     handlers = []
     for key, bit in EVENTS:
@@ -166,7 +166,7 @@ def event_device(ged: Ged, scan: Scan) -> bytes:
         "GED",
         a.name("_HID", a.string("ACPI0013")),
         a.name("_UID", 0),
-        a.name("_CRS", r.template(r.interrupt(ged["gsi"], edge=True))),
+        a.name("_CRS", r.template(r.interrupt(ged["gsi"]))),
         a.op_region("GREG", a.SYSTEM_MEMORY, ged["address"], 1),
         a.field("GREG", ("GDAT", 8), update=a.WRITE_AS_ZEROS),
         a.method("_EVT", 1, a.store("GDAT", a.LOCAL0), *handlers, serialized=True),

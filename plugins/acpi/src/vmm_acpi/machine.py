@@ -27,7 +27,7 @@ S5_SLEEP_TYPE = 5
 _REQUIRED = frozenset(("address", "cpus", "segments"))
 _OPTIONAL = frozenset(
     (
-        *("ged", "scan", "serial", "fadt_flags", "reserved", "preserve_boot_config", "osc_control"),
+        *("ged", "scan", "pci_hotplug", "serial", "fadt_flags", "reserved", "preserve_boot_config", "osc_control"),
         *("extra", "extra_root", "cpus_aml", "madt_extra", "memory", "distances", "srat_extra", "tables"),
         *("oem_id", "oem_table_id", "oem_revision", "creator_id", "hypervisor_id", "max_size"),
     )
@@ -150,6 +150,12 @@ def assemble(
 
 def build_dsdt(spec: CommonSpec, ids: t.Ids, processors: bytes, devices: Sequence[bytes]) -> bytes:
     r"""The DSDT alone: `\_SB` with the devices, `\_S5` (ACPI 6.5 §5.2.11.1, §7.4.2.6)."""
+    pci_hotplug = spec.get("pci_hotplug")
+    if pci_hotplug is not None:
+        from . import pci_hotplug as p
+
+        spec = p.with_slots(spec)
+        devices = [*devices, p.controller(pci_hotplug, spec["segments"])]
     body = [d.host_bridge(segment, spec) for segment in spec["segments"]]
     body += [d.motherboard(spec), processors, *devices]
     ged = spec.get("ged")

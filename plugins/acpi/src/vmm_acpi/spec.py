@@ -134,6 +134,7 @@ class CommonSpec(TypedDict):
     segments: Sequence[Segment]
     ged: NotRequired[Ged | None]
     scan: NotRequired[Scan]
+    pci_hotplug: NotRequired[int | None]
     sleep_port: NotRequired[int | None]
     fadt_flags: NotRequired[int]
     reserved: NotRequired[Sequence[Range]]

@@ -84,7 +84,9 @@ def command_line(text: str) -> str:
 def _firmware_tables(context: PlanContext, platform: dict[str, Any]) -> None:
     """ACPI tables: for fw_cfg if it is there, else in memory."""
     platform["ged"] = {"address": at.GED, "gsi": context.gsi(at.GED_GSI)}
-    context.mmio(at.GED, 4096, "arch-aarch64")
+    platform["pci_hotplug"] = {"address": at.PCI_HOTPLUG}
+    for address in (at.GED, at.PCI_HOTPLUG):
+        context.mmio(address, 4096, "arch-aarch64")
     tables = acpi(context, platform)
     if context.device_plan("fw-cfg"):
         context.layout.extra["acpi"] = tables
@@ -119,8 +121,10 @@ def acpi(context: PlanContext, platform: dict[str, Any]) -> Blob:
             for segment in layout.segments
         ],
         "ged": platform["ged"],
+        "pci_hotplug": platform["pci_hotplug"]["address"],
+        "preserve_boot_config": True,
         "serial": _places(context, "serial"),
-        "reserved": [(at.GED, 4096)],
+        "reserved": [(at.GED, 4096), (at.PCI_HOTPLUG, 4096)],
         "extra": [node for nodes in context.hooks.vmm_acpi_nodes(context=context) for node in nodes],
     }
     if gpio := _places(context, "gpio"):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from vmmcore.errors import KvmError, VmmError
+from vmmcore.machine.assembly import GED_POWER
 from vmmcore.machine.assembly import Platform as Base
 
 from . import addresses as at
@@ -13,7 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-GED_CPU, GED_MEMORY, GED_PCI, GED_POWER = 1, 2, 4, 8
 PMU = 2
 DEFAULT_BITS = 40  # what machine type 0 means
 HINTS = {
@@ -69,9 +69,6 @@ class Platform(Base):
         if self._features & PMU:
             for fd in self._vcpus:
                 self._check(lib.arch_init_pmu(self._arch, fd, 16 + at.PMU_PPI))
-        ged = self._plan.get("ged")
-        if ged:
-            self._check(lib.arch_add_ged(self._arch, ged["address"], ged["gsi"]))
 
     def set_entry(self, entry: dict[str, Any]) -> None:
         """First registers of vCPU 0, and random bytes for this boot."""
@@ -81,16 +78,18 @@ class Platform(Base):
         for gpa, size in self._plan["seeds"]:
             self.machine.memory.write(gpa, posix.urandom(size))
 
+    def stop_clock(self) -> None:
+        self._check(lib.arch_clock_stop(self._arch, self._vcpus[0]))
+
+    def start_clock(self) -> None:
+        self._check(lib.arch_clock_start(self._arch, self._vcpus[0]))
+
     def describe_vcpu(self, fd: int) -> list[str]:
         room = 2048
         out = ffi.new("char[]", room)
         words = ffi.string(out, lib.arch_describe(self._arch, fd, out, room)).decode().split()
         pairs = [f"{name} {value}" for name, value in zip(words[::2], words[1::2], strict=True)]
         return ["  " + "  ".join(pairs[n : n + 4]) for n in range(0, len(pairs), 4)]
-
-    def notify(self, bits: int) -> None:
-        """Raise events in the guest's generic event device (GED_… bits)."""
-        self._check(lib.arch_ged_notify(self._arch, bits))
 
     def power_button(self) -> None:
         """By ACPI's event device and by a GPIO; the guest knows one of them."""

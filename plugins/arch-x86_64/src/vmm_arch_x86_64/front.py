@@ -32,10 +32,12 @@ def finish(context: PlanContext, entry: dict[str, Any] | None) -> None:
 
     cmdline = command_line(context.cmdline, entry)
     levels = topology.topology(config.cpus.max, config.cpus.topology)
+    registers = sum(layout.extra["platform_mmio"])  # given out from the end, in pages
     platform: dict[str, Any] = {
         "sleep_port": at.SLEEP_PORT, "reset_port": at.SLEEP_PORT, "pm_timer_port": at.PM_TIMER_PORT,
         "rtc_port": at.RTC_PORT, "i8042": True,
-        "ged": {"address": sum(layout.extra["platform_mmio"]) - 4096, "gsi": context.gsi()},
+        "ged": {"address": registers - 4096, "gsi": context.gsi()},
+        "pci_hotplug": {"address": registers - 4 * 4096},
         "phys_bits": layout.extra["phys_bits"],
         "topology": levels,
         "apic_ids": topology.apic_ids(config.cpus.max, levels),
@@ -44,7 +46,8 @@ def finish(context: PlanContext, entry: dict[str, Any] | None) -> None:
     plan["platform"] = platform
     for port, size in ((0x61, 1), (0x64, 1), (at.RTC_PORT, 2), (at.SLEEP_PORT, 1), (at.PM_TIMER_PORT, 4)):
         context.ports(port, size, "arch-x86_64")
-    context.mmio(platform["ged"]["address"], 4096, "arch-x86_64")
+    for part in ("ged", "pci_hotplug"):
+        context.mmio(platform[part]["address"], 4096, "arch-x86_64")
 
     tables = acpi(context, platform)
     context.load_bytes(tables.address, tables.data)
@@ -112,12 +115,14 @@ def acpi(context: PlanContext, platform: dict[str, Any]) -> Blob:
         "ioapics": [{"address": at.IOAPIC}],
         "isos": [{"source": port["irq"], "gsi": port["irq"]} for port in serial if port["irq"] < 16],
         "ged": ged,
+        "pci_hotplug": platform["pci_hotplug"]["address"],
+        "preserve_boot_config": True,
         "sleep_port": platform["sleep_port"],
         "reset_port": platform["reset_port"],
         # The PM timer is there, for firmware; Linux, which has better clocks, would spend 11 ms on checking it.
         "serial": serial,
         "rtc": {"port": platform["rtc_port"]},
-        "reserved": [(ged["address"], 4096)],
+        "reserved": [(platform[part]["address"], 4096) for part in ("ged", "pci_hotplug")],
         "reserved_io": [(platform["sleep_port"], 1), (platform["pm_timer_port"], 4)],
         "extra": [node for nodes in context.hooks.vmm_acpi_nodes(context=context) for node in nodes],
     }

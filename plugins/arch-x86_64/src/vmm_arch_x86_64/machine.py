@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from vmmcore.errors import KvmError, VmmError
 from vmmcore.machine.assembly import Platform as Base
+from vmmcore.machine.native import lib as core
 
 from . import addresses as at
 from ._native import ffi, lib
@@ -13,7 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-GED_CPU, GED_MEMORY, GED_PCI, GED_POWER = 1, 2, 4, 8
 NESTED = 1
 SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr")
 PLAIN = ("rip", "rsp", "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rflags", "cr0", "cr3", "cr4", "efer")
@@ -35,6 +35,7 @@ class Platform(Base):
         super().__init__(machine)
         self._plan: dict[str, Any] = machine.plan["platform"]
         self._boot_fd = -1
+        self._vcpus: dict[int, int] = {}
         self._features = machine.plan["cpus"].get("features") or ()
         self._arch = lib.arch_new(ffi.cast("void *", machine.api_address),
                                   ffi.cast("void *", machine.vm_address))
@@ -62,6 +63,7 @@ class Platform(Base):
         cpu = ffi.new("struct arch_cpu *", (self.vcpu_id(index), threads, cores, dies, packages,
                                             self._plan["phys_bits"], 0, flags))
         self._check(lib.arch_init_vcpu(self._arch, fd, cpu))
+        self._vcpus[index] = fd
         if index == 0:
             self._boot_fd = fd
 
@@ -81,18 +83,16 @@ class Platform(Base):
     def realize(self) -> None:
         plan = self._plan
         where = ffi.new("struct arch_platform *", {
-            "ged_address": plan["ged"]["address"], "ged_gsi": plan["ged"]["gsi"],
             "sleep_port": plan["sleep_port"], "reset_port": plan["reset_port"],
             "pm_timer_port": plan["pm_timer_port"], "rtc_port": plan["rtc_port"], "i8042": plan["i8042"],
             "low_ram": plan["low_ram"], "high_ram": plan["high_ram"]})
         self._check(lib.arch_realize(self._arch, where))
 
-    def notify(self, bits: int) -> None:
-        """Raise events in the guest's generic event device (GED_… bits)."""
-        self._check(lib.arch_ged_notify(self._arch, bits))
+    def stop_clock(self) -> None:
+        self._check(lib.arch_clock_stop(self._arch))
 
-    def power_button(self) -> None:
-        self.notify(GED_POWER)
+    def start_clock(self) -> None:
+        self._check(lib.arch_clock_start(self._arch, list(self._vcpus.values()), len(self._vcpus)))
 
     def save_vcpu(self, fd: int) -> bytes:
         """The whole state of a vCPU that does not run."""
@@ -110,10 +110,11 @@ class Platform(Base):
     def save(self) -> dict[str, Any]:
         out = ffi.new("uint8_t[]", 512)
         return {"version": 1, "registers": bytes(ffi.buffer(out, self._check(
-            lib.arch_save_platform(self._arch, out, 512))))}
+            lib.arch_save_platform(self._arch, out, 512)))), "ged": core.vmm_ged_pending(self.machine.vm)}
 
     def restore(self, state: dict[str, Any]) -> None:
         self._check(lib.arch_restore_platform(self._arch, state["registers"], len(state["registers"])))
+        self.notify(state["ged"])
 
     def close(self) -> None:
         """Unmap everything; further calls do nothing."""
