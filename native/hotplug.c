@@ -25,7 +25,7 @@ struct unit {
 
 struct vmm_hotplug {
   vmm_vm *vm;
-  uint64_t at, token;
+  uint64_t at;
   int kind;
   pthread_mutex_t lock;
   uint32_t selected, n;
@@ -74,15 +74,15 @@ static void block_io(void *opaque, uint64_t offset, void *data, uint32_t size, i
     gone = acknowledge(h, ((const uint8_t *)data)[status - offset]);
   }
   pthread_mutex_unlock(&h->lock);
-  if (gone) vmm_post_event(h->vm, VMM_EVENT_DEVICE, h->token);
+  if (gone) vmm_post_event(h->vm, VMM_EVENT_HOTPLUG, 0);
 }
 
-/* A block of n units at `address`; NULL and *err. An ejected unit is an event for `token`: see vmm_hotplug_gone(). */
-vmm_hotplug *vmm_hotplug_new(vmm_vm *vm, int kind, uint64_t address, unsigned n, uint64_t token, int *err) {
+/* A block of n units at `address`; NULL and *err. After VMM_EVENT_HOTPLUG ask vmm_hotplug_gone(). */
+vmm_hotplug *vmm_hotplug_new(vmm_vm *vm, int kind, uint64_t address, unsigned n, int *err) {
   struct vmm_hotplug *h = calloc(1, sizeof *h + n * sizeof *h->unit);
   *err = -ENOMEM;
   if (!h) return NULL;
-  h->vm = vm, h->kind = kind, h->at = address, h->n = n, h->token = token;
+  h->vm = vm, h->kind = kind, h->at = address, h->n = n;
   pthread_mutex_init(&h->lock, NULL);
   *err = vmm_bus_add(vm, VMM_MMIO, address, kind == VMM_HOTPLUG_CPUS ? CPU_BYTES : MEM_BYTES, block_io, h);
   if (!*err) return h;

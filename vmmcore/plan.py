@@ -102,6 +102,20 @@ def open_path(path: str, mode: str, option: str, *, direct: bool = False, lock: 
         raise
 
 
+def open_memory(folder: str, size: int, option: str) -> int:
+    """A file of `size` bytes without a name, in a file system such as tmpfs or hugetlbfs. Raises UserError."""
+    try:
+        fd = above_stdio(os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise UserError(option, f"{folder}: {error.strerror}", "name a folder of a tmpfs or hugetlbfs") from None
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        os.close(fd)
+        raise UserError(option, f"{folder}: {error.strerror}", "make room in its file system") from None
+    return fd
+
+
 def lock_file(fd: int, path: str, option: str, *, exclusive: bool) -> None:
     """Take the file for this VM; several may have it if none is exclusive. Raises UserError.
 
@@ -202,6 +216,8 @@ def reopen(plan: dict[str, Any], tell: Callable[[str], None]) -> list[int]:
                     fds.append(open_path(path, mode, "--plan", direct=direct, lock=lock))
                 case {"stdio": int(number)} if 0 <= number <= 2:
                     fds.append(dup_stdio(number))
+                case {"memory": str(folder), "size": int(size)}:
+                    fds.append(open_memory(folder, size, "--plan"))
                 case {"pty": str() | None as link}:
                     master, slave = open_pty(link, "--plan", tell)
                     fds.append(master)

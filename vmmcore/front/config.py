@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..device import Device
     from .options import T
+    from .zones import MemoryZone, Numa, PciSegment, Platform
 
 #: more than any KVM supports; what this host's KVM allows is asked when the plan is made
 MAX_CPUS = 8192
@@ -87,8 +88,27 @@ class Cpus(Options):
                 )
 
 
+#: what memory is plugged in: Linux's memory blocks on x86-64, and on AArch64 with 4 KiB pages
+BLOCK = 128 << 20
+
+
+class _HotplugMethod(_Kind[str]):
+    name = "acpi|virtio-mem"
+    json = {"type": "string", "enum": ["acpi", "virtio-mem", "Acpi", "VirtioMem"]}
+
+    def parse(self, text: str) -> str:
+        known = {"acpi": "acpi", "virtiomem": "virtio-mem"}
+        found = known.get(text.lower().replace("-", "").replace("_", ""))
+        if found is None:
+            raise ValueError(f"'{text}' is neither acpi nor virtio-mem")
+        return found
+
+
 class Memory(Options):
-    """``--memory``: the guest's RAM. ``--memory 512M`` is ``--memory size=512M``. Sizes in bytes."""
+    """``--memory``: the guest's RAM. ``--memory 512M`` is ``--memory size=512M``. Sizes in bytes.
+
+    With memory zones, `size` is what they have together.
+    """
 
     positional = "size"
     size = Option(Size, 512 << 20, "bytes of RAM")
@@ -98,6 +118,9 @@ class Memory(Options):
     prefault = Option(bool, False, "populate all pages before the guest starts")
     mergeable = Option(bool, False, "let the host's KSM merge equal pages")
     thp = Option(bool, True, "transparent huge pages")
+    hotplug_method = Option(_HotplugMethod(), "acpi", "how memory comes while the guest runs")
+    hotplug_size: Option[int | None] = Option(Size, None, "bytes that may come beyond size=")
+    hotplugged_size: Option[int | None] = Option(Size, None, "bytes of these that are there at the start")
 
     def validate(self, option: str) -> None:
         where = f"{option} size="
@@ -105,24 +128,8 @@ class Memory(Options):
             raise UserError(
                 where, f"{human_size(self.size)} is too small for a guest", "the least is 4M; try 512M"
             )
-        unit = 4096
-        if self.hugepage_size is not None and not self.hugepages:
-            raise UserError(
-                f"{option} hugepage_size=", "has no effect without hugepages=on", "add hugepages=on"
-            )
-        if self.hugepages:
-            known = _hugepage_sizes()
-            unit = self.hugepage_size or _default_hugepage()
-            if unit not in known:
-                raise UserError(
-                    f"{option} hugepage_size=",
-                    f"this host has no huge pages of {human_size(unit)}",
-                    f"it has {', '.join(map(human_size, known)) or 'none'}",
-                )
-        if self.size % unit:
-            raise UserError(
-                where, f"{self.size} is not a multiple of the page size, {human_size(unit)}", "round it"
-            )
+        check_backing(self, option)
+        check_hotplug(self, option)
         total, swap = _meminfo()
         if total and self.size > total + swap:
             raise UserError(
@@ -131,6 +138,46 @@ class Memory(Options):
                 f"{human_size(swap)} of swap)",
                 "ask for less",
             )
+
+
+def check_backing(memory: Memory | MemoryZone, option: str) -> None:
+    """Huge pages that the host has, and a size in whole pages. Raises UserError."""
+    unit = 4096
+    if memory.hugepage_size is not None and not memory.hugepages:
+        raise UserError(
+            f"{option} hugepage_size=", "has no effect without hugepages=on", "add hugepages=on"
+        )
+    if memory.hugepages:
+        known = _hugepage_sizes()
+        unit = memory.hugepage_size or _default_hugepage()
+        if unit not in known:
+            raise UserError(
+                f"{option} hugepage_size=",
+                f"this host has no huge pages of {human_size(unit)}",
+                f"it has {', '.join(map(human_size, known)) or 'none'}",
+            )
+    if memory.size % unit:
+        raise UserError(
+            f"{option} size=",
+            f"{memory.size} is not a multiple of the page size, {human_size(unit)}",
+            "round it",
+        )
+
+
+def check_hotplug(memory: Memory | MemoryZone, option: str) -> None:
+    """Sizes of memory that comes later. Raises UserError."""
+    room, there = memory.hotplug_size or 0, memory.hotplugged_size or 0
+    for key, size in (("hotplug_size", room), ("hotplugged_size", there)):
+        if size % BLOCK:
+            raise UserError(
+                f"{option} {key}=", f"{size} is not a multiple of {human_size(BLOCK)}", "round it"
+            )
+    if there > room:
+        raise UserError(
+            f"{option} hotplugged_size=",
+            f"{human_size(there)} is more than hotplug_size={human_size(room)}",
+            "raise hotplug_size=",
+        )
 
 
 class Firmware(Options):
@@ -179,6 +226,10 @@ class VmConfig:
     plugins          plugins to activate: names or ``./file.py``, each with ``,key=value`` options if
                      it is to make a device
     default_plugins  False: no installed plugin is used that `plugins` does not name
+    memory_zones     :class:`.zones.MemoryZone`, or a dict or text each: pieces of RAM with backings of their own
+    numa             :class:`.zones.Numa`, or a dict or text each: the guest's NUMA nodes
+    platform         :class:`.zones.Platform`, or a dict or text: PCI segments, SMBIOS strings
+    pci_segments     :class:`.zones.PciSegment`, or a dict or text each: shares of the address space
     id               the VM's name: letters, digits, ``-``, ``_`` and ``.``
     timing           print how long each phase of the start took
 
@@ -186,6 +237,8 @@ class VmConfig:
     """
 
     SCALARS = ("id", "kernel", "initramfs", "firmware", "cmdline", "plugins", "default_plugins", "timing")
+    #: keys of what is neither a scalar nor a device
+    PARTS = ("cpus", "memory", "memory_zones", "numa", "platform", "pci_segments")
 
     def __init__(
         self,
@@ -201,6 +254,10 @@ class VmConfig:
         default_plugins: bool = True,
         id: str = "vm",
         timing: bool = False,
+        memory_zones: Sequence[MemoryZone | Mapping[str, Any] | str] = (),
+        numa: Sequence[Numa | Mapping[str, Any] | str] = (),
+        platform: Platform | Mapping[str, Any] | str | None = None,
+        pci_segments: Sequence[PciSegment | Mapping[str, Any] | str] = (),
     ) -> None:
         self.kernel = _path(kernel, "--kernel")
         self.initramfs = _path(initramfs, "--initramfs")
@@ -209,7 +266,22 @@ class VmConfig:
         self.firmware = None if firmware is None else _options(Firmware, firmware, "--firmware", "path")
         self.cmdline = cmdline
         self.cpus = _options(Cpus, cpus, "--cpus", "boot")
-        self.memory = _options(Memory, memory, "--memory", "size")
+        self.memory_zones: list[MemoryZone] = []
+        self.numa: list[Numa] = []
+        self.platform: Platform | None = None
+        self.pci_segments: list[PciSegment] = []
+        if memory_zones or numa or platform is not None or pci_segments:
+            from . import zones
+
+            self.memory_zones = [_options(zones.MemoryZone, zone, "--memory-zone", "id") for zone in memory_zones]
+            self.numa = [_options(zones.Numa, node, "--numa", "guest_numa_id") for node in numa]
+            self.platform = None if platform is None else _options(zones.Platform, platform, "--platform", "num_pci_segments")
+            self.pci_segments = [
+                _options(zones.PciSegment, segment, "--pci-segment", "pci_segment") for segment in pci_segments
+            ]
+        self.memory = memory_of(memory, "--memory", self.memory_zones)
+        if self.memory_zones or self.numa or self.pci_segments:
+            zones.check_together(self)
         self.devices = [d if isinstance(d, DeviceConfig) else DeviceConfig(d) for d in devices]
         self.plugins = list(plugins)
         self.default_plugins, self.timing = default_plugins, timing
@@ -218,6 +290,22 @@ class VmConfig:
             raise UserError("--cmdline", "a line end or NUL cannot be part of it", "put it on one line")
         if isinstance(plugins, str):
             raise UserError("plugins", "expected a list of plugins", f'write ["{plugins}"]')
+
+    @property
+    def num_pci_segments(self) -> int:
+        return self.platform.num_pci_segments if self.platform else 1
+
+    def segment_weights(self, window: str) -> list[int]:
+        """What each PCI segment gets of a window ("mmio32", "mmio64"), compared with the others."""
+        given = {segment.pci_segment: getattr(segment, f"{window}_aperture_weight") for segment in self.pci_segments}
+        return [given.get(segment, 1) for segment in range(self.num_pci_segments)]
+
+    @property
+    def hotplug_room(self) -> list[tuple[str, int]]:
+        """Addresses to keep free for memory that comes later: (zone, bytes); the zone of --memory is ""."""
+        if self.memory_zones:
+            return [(zone.id, zone.hotplug_size) for zone in self.memory_zones if zone.hotplug_size]
+        return [("", self.memory.hotplug_size)] if self.memory.hotplug_size else []
 
     def check(self) -> None:
         """Checks that need the host: files that exist and are readable. Raises UserError."""
@@ -250,12 +338,29 @@ class VmConfig:
 
         values = read_file(path)
         config = cls(**from_values(values, f"{os.fspath(path)}"))
-        known = [*cls.SCALARS, "cpus", "memory", *Discovery().group("vmmcore.flags")]
+        known = [*cls.SCALARS, *cls.PARTS, *Discovery().group("vmmcore.flags")]
         for device in config.devices:
             if device.type not in known and not config.plugins:
                 assert isinstance(device.type, str)
                 raise unknown_config_key(os.fspath(path), device.type, known)
         return config
+
+
+def memory_of(value: Any, option: str, zones: Sequence[MemoryZone]) -> Memory:
+    """The options of ``--memory``; with zones, its size is theirs. Raises UserError."""
+    if not zones:
+        return _options(Memory, value, option, "size")
+    if isinstance(value, Memory):
+        values = {key: item for key, item in value.to_dict().items() if key != "size"}
+    elif isinstance(value, str):
+        values = Memory.pairs(value, option)
+    else:
+        values = {"size": value} if isinstance(value, int) else dict(value or {})
+    if Memory.size.check(values.pop("size", 0), f"{option} size="):
+        raise UserError(f"{option} size=", "the RAM is that of the memory zones", "write size=0, or leave it out")
+    if values.get("hotplug_size"):
+        raise UserError(f"{option} hotplug_size=", "has no zone", "give it to a --memory-zone")
+    return Memory.from_dict({**values, "size": sum(zone.size for zone in zones)}, option)
 
 
 def read_file(path: str | os.PathLike[str], option: str = "--config") -> dict[str, Any]:
@@ -303,13 +408,18 @@ def from_values(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
             if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
                 raise UserError(f"{origin}: {key}", "expected a list of names")
             result[key] = value
-        elif key in ("cpus", "memory"):
-            cls, positional = (Cpus, "boot") if key == "cpus" else (Memory, "size")
-            result[key] = _options(cls, value, f"{origin}: {key}", positional)
+        elif key == "cpus":
+            result[key] = _options(Cpus, value, f"{origin}: {key}", "boot")
+        elif key in ("memory", "platform"):
+            if key == "memory" and not values.get("memory_zones", values.get("memory-zones")):
+                value = memory_of(value, f"{origin}: {key}", ())
+            result[key] = value
+        elif key.replace("-", "_") in ("memory_zones", "numa", "pci_segments"):
+            result[key.replace("-", "_")] = value if isinstance(value, list) else [value]
         else:
             for item in value if isinstance(value, list) else [value]:
                 if not isinstance(item, dict | str):
-                    known = [*VmConfig.SCALARS, "cpus", "memory"]
+                    known = [*VmConfig.SCALARS, *VmConfig.PARTS]
                     raise unknown_config_key(origin, key, known)
                 devices.append(DeviceConfig(key, item, origin=f"{origin}: {key}"))
     result["devices"] = devices

@@ -8,7 +8,7 @@ import sys
 
 from .. import plan as planfile
 from ..errors import UserError, VmmError
-from .config import VmConfig, human_size
+from .config import BLOCK, VmConfig, human_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,10 +33,11 @@ class Layout:
     pci_gsis      interrupts of INTx: slot n has ``pci_gsis[n % len(pci_gsis)]``
     load_min      lowest address for a kernel
     low_ram_end   end of the RAM below the 32-bit hole
+    hotplug       zone of memory ("": --memory) → (address, bytes) kept free for what comes later
     extra         the architecture's own
     """
 
-    __slots__ = ("extra", "gsis", "load_min", "low_ram_end", "pci_gsis", "ram", "segments")
+    __slots__ = ("extra", "gsis", "hotplug", "load_min", "low_ram_end", "pci_gsis", "ram", "segments")
 
     def __init__(
         self,
@@ -47,13 +48,35 @@ class Layout:
         pci_gsis: list[int] | None = None,
         load_min: int = 0x100000,
         low_ram_end: int | None = None,
+        hotplug: dict[str, tuple[int, int]] | None = None,
         extra: dict[str, Any] | None = None,
     ) -> None:
         self.ram, self.segments = ram, segments or []
         self.gsis, self.pci_gsis = list(gsis or []), list(pci_gsis or [])
         self.load_min = load_min
         self.low_ram_end = ram[0][0] + ram[0][1] if low_ram_end is None else low_ram_end
+        self.hotplug = hotplug or {}
         self.extra = extra or {}
+
+
+def place_hotplug(start: int, room: list[tuple[str, int]]) -> tuple[dict[str, tuple[int, int]], int]:
+    """For :attr:`Layout.hotplug`: what is wanted (zone, bytes), from `start` on; and the end of it."""
+    places = {}
+    for zone, size in room:
+        start = -(-start // BLOCK) * BLOCK
+        places[zone] = (start, size)
+        start += size
+    return places, start
+
+
+def share(base: int, size: int, weights: list[int], unit: int) -> list[list[int]]:
+    """Cut a window of addresses by weights, in whole `unit` bytes: [base, bytes] for each."""
+    whole = size // sum(weights) // unit * unit
+    result = []
+    for weight in weights:
+        result.append([base, whole * weight])
+        base += whole * weight
+    return result
 
 
 class FrontContext:
@@ -171,6 +194,22 @@ class PlanContext(FrontContext):
         fd, entry["node"] = listen(path, option)
         self._created.append(weakref.finalize(self, remove, entry["node"], os.getpid()))
         return self._add(fd, entry)
+
+    def open_memory(self, path: str, size: int, shared: bool) -> int:
+        """A file that backs `size` bytes of RAM; its index in ``plan["files"]``. Raises UserError.
+
+        In a folder (a tmpfs or hugetlbfs), a file without a name is made. One that is there must be long enough.
+        """
+        option = "--memory-zone file="
+        if not os.path.isdir(path):
+            index = self.open_file(path, option, "rw" if shared else "r")
+            if os.fstat(self.fds[index]).st_size < size:
+                raise UserError(option, f"{path} is shorter than {human_size(size)}", "make it longer")
+            return index
+        entry = {"memory": path, "size": size}
+        if self.dry_run:
+            return self._add(planfile.open_path("/dev/null", "rw", option), entry)
+        return self._add(planfile.open_memory(path, size, option), entry)
 
     def adopt_fd(self, fd: int, description: dict[str, Any]) -> int:
         """Take over an open descriptor (a socket, a TAP); its index in ``plan["files"]``.

@@ -78,7 +78,7 @@ def plan_device(context: PlanContext, plugins: Plugins, wanted: DeviceConfig) ->
         raise unknown_config_key(
             origin,
             wanted.type,
-            [*VmConfig.SCALARS, "cpus", "memory", *plugins.discovery.group("vmmcore.flags")],
+            [*VmConfig.SCALARS, *VmConfig.PARTS, *plugins.discovery.group("vmmcore.flags")],
         )
     _plan_type(context, *plugins.device_type(wanted.type, wanted.origin), wanted)
 

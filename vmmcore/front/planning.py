@@ -107,7 +107,17 @@ def _compile(
     ]
     layout: Layout = _guard(arch, lambda: arch.layout(config))
     plan = _empty_plan(config, arch, layout)
+    devices += _virtio_mem(config)
     context = PlanContext(config, layout, plan, arch, plugins, fds, dry_run=dry_run, tell=tell)
+    if config.memory_zones:
+        from .zones import plan_zones
+
+        files = {
+            zone.id: context.open_memory(zone.file, zone.size, zone.shared)
+            for zone in config.memory_zones
+            if zone.file is not None
+        }
+        plan["memory"]["zones"] = plan_zones(config, layout.ram, files)
     for wanted in devices:
         plan_device(context, plugins, wanted)
     assign_slots(context)
@@ -143,6 +153,8 @@ def _empty_plan(config: VmConfig, arch: Arch, layout: Layout) -> dict[str, Any]:
             "prefault": memory.prefault,
             "mergeable": memory.mergeable,
             "thp": memory.thp,
+            "hotplug": _acpi_hotplug(config, layout),
+            "zones": [],
         },
         "load": [],
         "entry": None,
@@ -158,6 +170,25 @@ def _empty_plan(config: VmConfig, arch: Arch, layout: Layout) -> dict[str, Any]:
         "t_exec": 0,
         "cmdline": "",
     }
+
+
+def _acpi_hotplug(config: VmConfig, layout: Layout) -> dict[str, Any] | None:
+    """What ``--memory hotplug_size=`` keeps free (with zones, nothing)."""
+    if "" not in layout.hotplug:
+        return None
+    base, size = layout.hotplug[""]
+    method, plugged = config.memory.hotplug_method, config.memory.hotplugged_size or 0
+    return {"method": method, "base": base, "size": size, "plugged": plugged if method == "acpi" else 0}
+
+
+def _virtio_mem(config: VmConfig) -> list[DeviceConfig]:
+    """A device for each zone that may grow by virtio-mem."""
+    if config.memory.hotplug_method != "virtio-mem":
+        return []
+    return [
+        DeviceConfig("virtio-mem", {"zone": zone}, f"virtio-mem-{zone}" if zone else "virtio-mem", origin="--memory")
+        for zone, _ in config.hotplug_room
+    ]
 
 
 #: VMM_MAX_VCPUS of native.h

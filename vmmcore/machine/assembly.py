@@ -66,6 +66,10 @@ class Platform:
         """A vCPU that was unplugged is plugged in again: it waits to be started, as a new one. Raises VmmError."""
         raise VmmError("this architecture's CPUs stay as they are while the VM runs")
 
+    def map_ram(self, gpa: int, size: int) -> bool:
+        """Show RAM that the plan's tables do not have in the guest's memory map; False: there is no way to."""
+        return False
+
     def set_entry(self, entry: dict[str, Any]) -> None:
         """First registers of vCPU 0. The others wait until the guest starts them."""
 
@@ -179,6 +183,8 @@ class Machine:
         #: register blocks of hot plug (native/hotplug.c), or NULL
         self.cpu_hotplug: Any = ffi.NULL
         self.memory_hotplug: Any = ffi.NULL
+        #: slots of the second that are in use
+        self.memory_slots = 0
         self._controllers: list[Any] = []
         self._last_token = 0
         self._loops_taken = 0
@@ -216,6 +222,10 @@ class Machine:
                 self.memory.load(part["gpa"], self._fds[part["file"]], part["offset"], part["size"])
         if plan.get("entry"):
             self.platform.set_entry(plan["entry"])
+        for gpa, size in mem.plugged(plan["memory"]):
+            if not self.platform.map_ram(gpa, size):
+                lib.vmm_hotplug_insert(self.memory_hotplug, self.memory_slots, gpa, size, False)
+                self.memory_slots += 1
         mark("load")
 
     def _build_vcpus(self, cpus: dict[str, Any]) -> None:
@@ -228,8 +238,6 @@ class Machine:
                 lib.vmm_hotplug_insert(self.cpu_hotplug, index, 0, 0, False)
         if place := platform.get("memory_hotplug"):
             self.memory_hotplug = self._controller(1, place["address"], place["slots"])
-            for slot, (gpa, size) in enumerate(mem.plugged(self.plan["memory"])):
-                lib.vmm_hotplug_insert(self.memory_hotplug, slot, gpa, size, False)
 
     def _controller(self, kind: int, address: int, units: int) -> Any:
         """Registers of native/hotplug.c, and somebody who hears what the guest ejects."""

@@ -54,9 +54,9 @@ class Memory:
         self.vm = vm
         self.regions: list[tuple[int, int]] = []
 
-    def add(self, gpa: int, size: int, flags: int = 0, page_size: int = 0) -> None:
-        """Add RAM. Raises KvmError."""
-        check(self.vm, lib.vmm_mem_add(self.vm, gpa, size, flags, page_size))
+    def add(self, gpa: int, size: int, flags: int = 0, page_size: int = 0, fd: int = -1, node: int = -1) -> None:
+        """Add RAM: of an open file, if `fd` is one, and of a NUMA node of the host, if `node` is. Raises KvmError."""
+        check(self.vm, lib.vmm_mem_add_from(self.vm, gpa, size, flags, page_size, fd, node))
         self.regions.append((gpa, size))
 
     def window(self, gpa: int, data: Any, readonly: bool = True) -> Window:
@@ -108,7 +108,24 @@ class Memory:
         return bytes(ffi.buffer(bitmap, words * 8))
 
 
-def flags_of(plan_memory: dict[str, Any]) -> int:
-    """The flags of ``vmm_mem_add`` for plan["memory"]."""
+def flags_of(how: dict[str, Any]) -> int:
+    """The flags of ``vmm_mem_add`` for plan["memory"], or for one of its zones."""
     names = {"shared": SHARED, "hugepages": HUGE, "prefault": PREFAULT, "mergeable": MERGEABLE, "thp": THP}
-    return sum(flag for name, flag in names.items() if plan_memory.get(name))
+    return sum(flag for name, flag in names.items() if how.get(name))
+
+
+def parts(plan_memory: dict[str, Any]) -> list[tuple[int, int, dict[str, Any]]]:
+    """All RAM of plan["memory"]: (address, bytes, what says how it is backed)."""
+    zones = plan_memory.get("zones")
+    if zones:
+        return [(gpa, size, zone) for zone in zones for gpa, size in zone["regions"]]
+    ram = [*plan_memory["regions"], *plugged(plan_memory)]
+    return [(gpa, size, plan_memory) for gpa, size in ram]
+
+
+def plugged(plan_memory: dict[str, Any]) -> list[tuple[int, int]]:
+    """What ACPI has plugged in beyond the RAM of the start: (address, bytes)."""
+    hotplug = plan_memory.get("hotplug")
+    if not hotplug or hotplug["method"] != "acpi" or not hotplug["plugged"]:
+        return []
+    return [(hotplug["base"], hotplug["plugged"])]

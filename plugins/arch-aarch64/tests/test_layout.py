@@ -26,8 +26,8 @@ def laid_out(size: int, **cpus: int) -> Any:
 @pytest.mark.parametrize("segments", [1, 2, 96])
 @pytest.mark.parametrize("size", [256 * MIB, 3 * GIB, 3 * GIB + 4096, 4 * GIB, 300 * GIB, 2000 * GIB])
 def test_areas_are_disjoint(size: int, segments: int) -> None:
-    config = VmConfig(memory={"size": size})
-    config.pci_segments = segments  # type: ignore[attr-defined]
+    config = VmConfig(memory={"size": size},
+                      platform={"num_pci_segments": segments})
     layout = module.layout(config)
     assert sum(n for _, n in layout.ram) == size
     found = sorted([*layout.ram, *FIXED, *(tuple(s[key]) for s in layout.segments for key in ("mmio32", "mmio64"))])

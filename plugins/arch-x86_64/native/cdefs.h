@@ -46,6 +46,8 @@ const char *arch_failed(const arch_t *a);
 int arch_create(arch_t *a, uint64_t tss, uint64_t identity_map, int x2apic_ids);
 /* CPUID, MSRs, FPU and LAPIC of a vCPU that has not run yet. */
 int arch_init_vcpu(arch_t *a, int fd, const struct arch_cpu *cpu);
+/* A vCPU that was unplugged, as it was when new. */
+int arch_revive_vcpu(arch_t *a, int fd);
 int arch_set_entry(arch_t *a, int fd, const struct arch_entry *entry);
 
 int arch_realize(arch_t *a, const struct arch_platform *p);

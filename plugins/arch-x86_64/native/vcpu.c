@@ -186,6 +186,13 @@ int arch_init_vcpu(arch_t *a, int fd, const struct arch_cpu *cpu) {
   return set_fpu(a, fd);
 }
 
+/* As KVM makes it: it waits for INIT, which resets it (KVM API §4.38). Its thread does not run. */
+int arch_revive_vcpu(arch_t *a, int fd) {
+  struct kvm_mp_state state = {.mp_state = KVM_MP_STATE_UNINITIALIZED};
+  TRY(a, fd, KVM_SET_MP_STATE, &state);
+  return 0;
+}
+
 static void load_segment(struct kvm_segment *to, const struct arch_segment *from) {
   uint32_t at = from->attributes;
   *to = (struct kvm_segment){

@@ -28,8 +28,8 @@ def areas(layout: Any) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("bits", [40, 46])
 @pytest.mark.parametrize("size", [128 << 20, 3 * GIB, 3 * GIB + 4096, 4 * GIB, 300 * GIB])
 def test_areas_are_disjoint(size: int, bits: int, segments: int) -> None:
-    config = VmConfig(memory={"size": size}, cpus={"max_phys_bits": bits})
-    config.pci_segments = segments  # type: ignore[attr-defined]
+    config = VmConfig(memory={"size": size}, cpus={"max_phys_bits": bits},
+                      platform={"num_pci_segments": segments})
     layout = module.layout(config)
     assert sum(n for _, n in layout.ram) == size
     found = areas(layout)

@@ -32,16 +32,30 @@ OPTIONS: list[tuple[tuple[str, ...], str, str | None, str]] = [
         ("--memory",),
         "memory",
         "size=SIZE,…",
-        "RAM: size=, shared=, hugepages=, hugepage_size=, prefault=, mergeable=, thp=.",
+        "RAM: size=, shared=, hugepages=, hugepage_size=, prefault=, mergeable=, thp=, hotplug_method=, hotplug_size=, "
+        "hotplugged_size=.",
     ),
+    (("--platform",), "platform", "KEY=VALUE,…", "num_pci_segments=, serial_number=, uuid=, oem_strings=."),
     (("--no-default-plugins",), "no_default_plugins", None, "Use no plugin that --plugin does not name."),
     (("--config",), "config", "FILE", "TOML or JSON file with the same keys; flags override it."),
     (("--name", "--id"), "name", "NAME", "Name of the VM."),
 ]
 RUN_OPTIONS: list[tuple[tuple[str, ...], str, str | None, str]] = [
     (("--plan",), "plan", "FILE", "Run a plan that `vmm plan --json` wrote (- for stdin)."),
+    (
+        ("--api-socket",),
+        "api_socket",
+        "PATH",
+        "Serve the REST API on a new Unix socket (or fd=N); without a kernel or firmware, wait for vm.create.",
+    ),
     (("--timing",), "timing", None, "Print how long each phase of the start took."),
 ]
+#: flags of parts of the machine that may be given several times → (key of the configuration, help line)
+PARTS = {
+    "memory-zone": ("memory_zones", "A piece of the RAM: id=, size=, file=, host_numa_node=, hotplug_size=, …."),
+    "numa": ("numa", "A NUMA node: guest_numa_id=, cpus=, distances=, memory_zones=, pci_segments=."),
+    "pci-segment": ("pci_segments", "Share of a PCI segment: pci_segment=, mmio32_aperture_weight=, mmio64_…."),
+}
 PLUGIN_HELP = "Use a plugin (or ./FILE.py); with options or without a flag of its own it makes a device."
 
 
@@ -51,6 +65,7 @@ def device_flags() -> list[str]:
         "--plugin",
         "--json",
         "--help",
+        *("--" + key for key in PARTS),
     }
     return [key for key in Discovery().group("vmmcore.flags") if "--" + key not in taken]
 
@@ -74,7 +89,7 @@ def spread(args: list[str], flags: set[str]) -> list[str]:
 def read_plainly(args: list[str]) -> tuple[dict[str, Any], list[tuple[str, str]]] | None:
     """The options of ``vmm run`` and its devices in order; None: let click look at it."""
     declared = {flag: (key, metavar) for flags, key, metavar, _ in [*OPTIONS, *RUN_OPTIONS] for flag in flags}
-    devices = {"--" + key: key for key in ("plugin", *device_flags())}
+    devices = {"--" + key: key for key in ("plugin", *PARTS, *device_flags())}
     given: dict[str, Any] = {key: False if metavar is None else None for key, metavar in declared.values()}
     wanted: list[tuple[str, str]] = []
     rest = iter(spread(args, set(devices)))
@@ -110,6 +125,13 @@ def config_from(given: dict[str, Any], wanted: list[tuple[str, str]]) -> VmConfi
     for key in ("kernel", "initramfs", "cmdline", "firmware"):
         if given[key] is not None:
             values[key] = given[key]
+    for flag, (key, _) in PARTS.items():
+        texts = [text for name, text in wanted if name == flag]
+        if texts:
+            values[key] = texts
+    wanted = [(key, text) for key, text in wanted if key not in PARTS]
+    if given["platform"] is not None:
+        values["platform"] = given["platform"]
     for key, cls in (("cpus", Cpus), ("memory", Memory)):
         if given[key] is not None:  # key by key over the file's
             flags = cls.pairs(given[key], "--" + key)
@@ -118,7 +140,8 @@ def config_from(given: dict[str, Any], wanted: list[tuple[str, str]]) -> VmConfi
                 base = cls.pairs(base, f"{given['config']}: {key}")
             elif isinstance(base, int):
                 base = {cls.positional: base}
-            values[key] = cls.from_dict({**(base or {}), **flags}, "--" + key)
+            merged = {**(base or {}), **flags}
+            values[key] = merged if values.get("memory_zones") and key == "memory" else cls.from_dict(merged, "--" + key)
     if given["name"] is not None:
         values["id"] = given["name"]
     if given["no_default_plugins"]:
@@ -154,6 +177,10 @@ def run(given: dict[str, Any], wanted: list[tuple[str, str]]) -> int:
     from ..launch import exec_runner
     from . import STARTED
 
+    if given["api_socket"] is not None:
+        from .served import run_served
+
+        return run_served(given, wanted)
     with _planned(given, wanted) as planned:
         planned.plan["t0"] = STARTED
         planned.plan["timing"] = planned.plan["timing"] or given["timing"]

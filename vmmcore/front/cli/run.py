@@ -6,7 +6,7 @@ from __future__ import annotations
 import click
 
 from ...errors import VmmError
-from .machine import OPTIONS, PLUGIN_HELP, RUN_OPTIONS, device_flags, run, spread
+from .machine import OPTIONS, PARTS, PLUGIN_HELP, RUN_OPTIONS, device_flags, run, spread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class MachineCommand(click.Command):
         shown = [
             parameter
             for parameter in self.params
-            if parameter.name == "flag_plugin" or not (parameter.name or "").startswith("flag_")
+            if parameter.name in SHOWN or not (parameter.name or "").startswith("flag_")
         ]
         rows = [record for parameter in shown if (record := parameter.get_help_record(ctx)) is not None]
         if (help_option := self.get_help_option(ctx)) is not None and (
@@ -53,6 +53,10 @@ class MachineCommand(click.Command):
         if devices:
             with formatter.section("Devices (each may be given several times)"):
                 formatter.write_dl(devices)
+
+
+#: flags that may be given several times and are no devices
+SHOWN = {"flag_plugin", *("flag_" + key.replace("-", "_") for key in PARTS)}
 
 
 def _device_help() -> list[tuple[str, str]]:
@@ -84,6 +88,10 @@ def machine_params(*more: tuple[tuple[str, ...], str, str | None, str]) -> list[
             ["--plugin", "flag_plugin"], metavar="NAME[,KEY=VALUE…]", multiple=True, help=PLUGIN_HELP
         )
     )
+    params += [
+        click.Option(["--" + key, "flag_" + key.replace("-", "_")], metavar="KEY=VALUE,…", multiple=True, help=text)
+        for key, (_, text) in PARTS.items()
+    ]
     params += [
         click.Option(["--" + key, "flag_" + key.replace("-", "_")], multiple=True, is_flag=False, flag_value="")
         for key in device_flags()

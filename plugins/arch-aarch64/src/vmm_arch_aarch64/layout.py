@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from vmmcore.front.planning import Layout
+    from vmmcore.front.context import Layout, place_hotplug
 
 MIN_BITS = 32  # the least that KVM makes (KVM API §4.2)
 USUAL_BITS = 40  # enough for 64-bit devices, and three levels of translation; more only where RAM needs it
@@ -33,40 +33,44 @@ def layout(config: Any) -> Layout:
     ram = [(at.RAM, low)]
     if size > low:
         ram.append((at.RAM_ABOVE, size - low))
-    segments = getattr(config, "pci_segments", 1)
-    if not 1 <= segments <= at.MAX_SEGMENTS:
-        raise UserError("--platform num_pci_segments=", f"{segments} is not 1..{at.MAX_SEGMENTS}")
+    segments = sum(config.segment_weights("mmio64"))
     most, pmu = host.capabilities()
-    window = max(sum(ram[-1]), at.MMIO64_MIN)
+    hotplug, end = place_hotplug(max(sum(ram[-1]), at.RAM_ABOVE), config.hotplug_room)
+    window = max(end, at.MMIO64_MIN)
     window = (window + at.GIB - 1) // at.GIB * at.GIB
     granule = at.GIB if segments == 1 else 4 * at.GIB
     bits = max((window + segments * granule - 1).bit_length(), USUAL_BITS)
     bits = max(min(bits, most, config.cpus.max_phys_bits or most), MIN_BITS)
     if (1 << bits) < window + segments * granule:
-        if sum(ram[-1]) > 1 << bits:
+        if (end if hotplug else sum(ram[-1])) > 1 << bits:
             raise UserError("--memory size=", f"{size} bytes do not fit in {bits} physical address bits", "use less")
         window = 1 << bits  # a small address space: devices are in the 32-bit window
     return Layout(
         ram=ram,
-        segments=_segments(segments, window, 1 << bits),
+        segments=_segments(config, window, 1 << bits),
         gsis=list(at.PLATFORM_GSIS),
         pci_gsis=list(at.PCI_GSIS),
         load_min=at.KERNEL,
         low_ram_end=at.RAM + low,
+        hotplug=hotplug,
         extra={"phys_bits": bits, "pmu": pmu, "phandles": {"gic": 1, "its": 2, "clock": 3}},
     )
 
 
-def _segments(count: int, window: int, end: int) -> list[dict[str, Any]]:
-    share32 = at.MMIO32_SIZE // count // 4096 * 4096
-    share64 = end - window if count == 1 else (end - window) // count // (4 * at.GIB) * (4 * at.GIB)
+def _segments(config: Any, window: int, end: int) -> list[dict[str, Any]]:
+    from vmmcore.front.context import share
+
+    low = share(at.MMIO32, at.MMIO32_SIZE, config.segment_weights("mmio32"), 4096)
+    high = share(window, end - window, config.segment_weights("mmio64"), 4 * at.GIB)
+    if len(high) == 1:
+        high = [[window, end - window]]
     return [
         {
             "id": n,
             "ecam": at.ECAM + n * at.ECAM_PER_SEGMENT,
-            "mmio32": [at.MMIO32 + n * share32, share32],
-            "mmio64": [window + n * share64, share64],
+            "mmio32": mmio32,
+            "mmio64": mmio64,
             "pio": [at.PORT_MIN, at.PORTS_SIZE - at.PORT_MIN] if n == 0 else [0, 0],
         }
-        for n in range(count)
+        for n, (mmio32, mmio64) in enumerate(zip(low, high, strict=True))
     ]

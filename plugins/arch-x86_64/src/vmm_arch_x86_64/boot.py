@@ -22,7 +22,8 @@ RAM, RESERVED = 1, 2
 
 HEADER = 0x1F1  # the setup header's place in the zero page
 HEADER_END = 0x290  # what follows belongs to others
-E820_TABLE, E820_MAX = 0x2D0, 128
+E820_COUNT, E820_TABLE, E820_MAX = 0x1E8, 0x2D0, 128
+PVH_MAP_COUNT = 48  # in struct hvm_start_info
 PVH_MAGIC = 0x336EC578
 
 # Segment attributes: bits 40..55 of a descriptor.
@@ -67,7 +68,7 @@ def zero_page(entries: Map, *, header: bytes | None, cmdline: int, rsdp: int,
     put("<Q", page, 0x070, rsdp)  # acpi_rsdp_addr
     if len(entries) > E820_MAX:
         raise ValueError(f"{len(entries)} ranges in the memory map, the zero page holds {E820_MAX}")
-    page[0x1E8] = len(entries)
+    page[E820_COUNT] = len(entries)
     put("<" + "QQI" * len(entries), page, E820_TABLE, *(n for entry in entries for n in entry))
     return bytes(page)
 

@@ -43,7 +43,7 @@ def phys_bits(config: Any) -> int:
 
 def layout(config: Any) -> Layout:
     """The :class:`Layout` for a configuration. Raises UserError for RAM or segments that do not fit."""
-    from vmmcore.front.planning import Layout
+    from vmmcore.front.context import Layout, place_hotplug
 
     bits = phys_bits(config)
     size = config.memory.size
@@ -52,37 +52,40 @@ def layout(config: Any) -> Layout:
     if size > low:
         ram.append((at.RAM_ABOVE, size - low))
     platform = (1 << bits) - at.TOP_GAP - at.PLATFORM_MMIO_SIZE
-    end = max(at.RAM_ABOVE, sum(ram[-1]))
+    hotplug, end = place_hotplug(max(at.RAM_ABOVE, sum(ram[-1])), config.hotplug_room)
     window = (end + at.GIB - 1) // at.GIB * at.GIB
-    segments = getattr(config, "pci_segments", 1)
-    if not 1 <= segments <= at.MAX_SEGMENTS:
-        raise UserError("--platform num_pci_segments=", f"{segments} is not 1..{at.MAX_SEGMENTS}")
-    granule = at.GIB if segments == 1 else 4 * at.GIB
-    if platform - window < segments * granule:
-        raise UserError("--memory size=", f"{size} bytes do not fit in {bits} physical address bits with "
-                        f"{segments * granule // at.GIB} GiB for devices", "use less memory")
+    shares = sum(config.segment_weights("mmio64"))
+    granule = at.GIB if shares == 1 else 4 * at.GIB
+    if platform - window < shares * granule:
+        raise UserError("--memory size=", f"{end - at.RAM_ABOVE + low} bytes do not fit in {bits} physical address bits "
+                        f"with {shares * granule // at.GIB} GiB for devices", "use less memory")
 
     return Layout(
         ram=ram,
-        segments=_segments(segments, window, platform),
+        segments=_segments(config, window, platform),
         gsis=list(at.PLATFORM_GSIS),
         pci_gsis=list(at.PCI_GSIS),
         load_min=at.HIGH_RAM,
         low_ram_end=low,
+        hotplug=hotplug,
         extra={"phys_bits": bits, "platform_mmio": [platform, at.PLATFORM_MMIO_SIZE]},
     )
 
 
-def _segments(count: int, window: int, end: int) -> list[dict[str, Any]]:
-    share32 = at.MMIO32_SIZE // count // 4096 * 4096
-    share64 = end - window if count == 1 else (end - window) // count // (4 * at.GIB) * (4 * at.GIB)
+def _segments(config: Any, window: int, end: int) -> list[dict[str, Any]]:
+    from vmmcore.front.context import share
+
+    low = share(at.MMIO32, at.MMIO32_SIZE, config.segment_weights("mmio32"), 4096)
+    high = share(window, end - window, config.segment_weights("mmio64"), 4 * at.GIB)
+    if len(high) == 1:
+        high = [[window, end - window]]
     return [
         {
             "id": n,
             "ecam": at.ECAM + n * at.ECAM_PER_SEGMENT,
-            "mmio32": [at.MMIO32 + n * share32, share32],
-            "mmio64": [window + n * share64, share64],
+            "mmio32": mmio32,
+            "mmio64": mmio64,
             "pio": [at.PIO_BASE, at.PIO_SIZE] if n == 0 else [0, 0],
         }
-        for n in range(count)
+        for n, (mmio32, mmio64) in enumerate(zip(low, high, strict=True))
     ]

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 NESTED = 1
+MADT_ENABLED, MADT_ONLINE_CAPABLE = 1, 2  # flags of a CPU in the MADT (ACPI 6.5 table 5.23)
+CHECKSUM = 9  # its place in a table's header (ACPI 6.5 table 5.4)
+E820_RAM, E820_MAX = 1, 128
 SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr")
 PLAIN = ("rip", "rsp", "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rflags", "cr0", "cr3", "cr4", "efer")
 HINTS = {
@@ -79,6 +82,37 @@ class Platform(Base):
         state.gdt_base, state.gdt_limit = entry["gdt"]
         state.idt_base, state.idt_limit = entry["idt"]
         self._check(lib.arch_set_entry(self._arch, self._boot_fd, state))
+        self._say_which_cpus()
+
+    def revive_vcpu(self, index: int, fd: int) -> None:
+        """It waits for INIT and SIPI, which set all of it but what it was made with."""
+        self._check(lib.arch_revive_vcpu(self._arch, fd))
+
+    def _say_which_cpus(self) -> None:
+        """After a reboot the MADT says which CPUs are there now."""
+        table, boot = self._plan.get("madt"), self.machine.plan["cpus"]["boot"]
+        if not table or table["enabled"] == boot:
+            return
+        memory, address = self.machine.memory, table["address"]
+        size = int.from_bytes(memory.read(address + 4, 4), "little")
+        data = bytearray(memory.read(address, size))
+        for index, place in enumerate(table["flags"]):
+            data[place] = MADT_ENABLED if index < boot else MADT_ONLINE_CAPABLE
+        data[CHECKSUM] = 0
+        data[CHECKSUM] = -sum(data) & 0xFF
+        memory.write(address, bytes(data))
+
+    def map_ram(self, gpa: int, size: int) -> bool:
+        """One more range at the end of the memory map, which kernels sort."""
+        count_at, count_size, table, entry = self._plan["memory_map"]
+        memory = self.machine.memory
+        count = int.from_bytes(memory.read(count_at, count_size), "little")
+        if count >= E820_MAX:
+            return False
+        memory.write(table + count * entry, b"".join((gpa.to_bytes(8, "little"), size.to_bytes(8, "little"),
+                                                      E820_RAM.to_bytes(entry - 16, "little"))))
+        memory.write(count_at, (count + 1).to_bytes(count_size, "little"))
+        return True
 
     def realize(self) -> None:
         plan = self._plan

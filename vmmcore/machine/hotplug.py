@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CPUs and memory that come and go while the guest runs. Imported when they do.
+
+The registers that the guest's firmware code reads are native/hotplug.c's. What is asked for becomes part of the plan,
+so that the machine after a reboot has it.
+"""
+
+from __future__ import annotations
+
+from vmmcore.errors import VmmError
+
+from . import memory as mem
+from .assembly import GED_CPU, GED_MEMORY
+from .native import check, ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .assembly import Machine
+
+#: what memory comes in: Linux's memory blocks on x86-64, and on AArch64 with 4 KiB pages
+BLOCK = 128 << 20
+
+
+# --- CPUs ---
+
+
+def check_cpus(machine: Machine, wanted: int) -> None:
+    """Raise VmmError unless the VM can have `wanted` vCPUs."""
+    most = machine.plan["cpus"]["max"]
+    if not 1 <= wanted <= most:
+        raise VmmError(f"cpus: {wanted} is not 1 to {most}, the most that this VM was made for (--cpus max=)")
+    if machine.cpu_hotplug == ffi.NULL and wanted != machine.plan["cpus"]["boot"]:
+        raise VmmError(machine.platform.fixed_cpus)
+
+
+def resize_cpus(machine: Machine, wanted: int) -> None:
+    """Plug CPUs in, or ask the guest to let go of those with the highest numbers. Raises VmmError; nothing has changed.
+
+    What the guest ejects later is told by the event ``cpus-resized``.
+    """
+    check_cpus(machine, wanted)
+    plan, control = machine.plan["cpus"], machine.cpu_hotplug
+    if control == ffi.NULL:
+        return
+    take_ejected(machine)
+    missing = [index for index in range(wanted) if index not in machine.vcpus]
+    _make(machine, missing)
+    back = [index for index in range(wanted) if lib.vmm_hotplug_leaving(control, index)]
+    for index in (*missing, *back):
+        lib.vmm_hotplug_insert(control, index, 0, 0, True)
+    for index in machine.vcpus:
+        if index >= wanted and not lib.vmm_hotplug_leaving(control, index):
+            lib.vmm_hotplug_remove(control, index)
+    plan["boot"] = wanted
+    machine.platform.notify(GED_CPU)
+    if missing or back:
+        _tell_cpus(machine)
+
+
+def _make(machine: Machine, indices: list[int]) -> None:
+    """vCPUs and their threads, all or none."""
+    made = []
+    try:
+        for index in indices:
+            made.append(index)
+            fd = lib.vmm_vcpu_fd(machine.vm, index)
+            if fd < 0:
+                machine.new_vcpu(index)
+            else:
+                machine.platform.revive_vcpu(index, fd)
+                machine.vcpus.append(index)
+            check(machine.vm, lib.vmm_vcpu_start(machine.vm, index))
+    except VmmError:
+        for index in made:
+            _stop(machine, index)
+        raise
+
+
+def _stop(machine: Machine, index: int) -> None:
+    lib.vmm_vcpu_stop(machine.vm, index)
+    if index in machine.vcpus:
+        machine.vcpus.remove(index)
+
+
+def take_ejected(machine: Machine) -> None:
+    """End the threads of the CPUs that the guest has let go of."""
+    ejected = []
+    while (index := lib.vmm_hotplug_gone(machine.cpu_hotplug)) >= 0:
+        _stop(machine, index)
+        ejected.append(index)
+    if ejected:
+        _tell_cpus(machine)
+
+
+def _tell_cpus(machine: Machine) -> None:
+    machine.tell("cpus-resized", cpus=len(machine.vcpus), pending=len(pending_cpus(machine)))
+
+
+def pending_cpus(machine: Machine) -> list[int]:
+    """vCPUs that the guest was asked to let go of and has still."""
+    return [index for index in machine.vcpus if lib.vmm_hotplug_leaving(machine.cpu_hotplug, index)]
+
+
+# --- memory ---
+
+
+def check_memory(machine: Machine, wanted: int) -> None:
+    """Raise VmmError unless the VM can have `wanted` bytes of RAM."""
+    plan = machine.plan["memory"]
+    hotplug = plan.get("hotplug")
+    if plan.get("zones"):
+        raise VmmError("memory: this VM's memory is in zones; resize one of them (resize-zone)")
+    if not hotplug:
+        if wanted != _boot_ram(plan):
+            raise VmmError("memory: this VM was made without room for more (--memory hotplug_size=)")
+        return
+    if hotplug["method"] != "acpi":
+        device = _zone_device(machine, "")
+        device.check_size(wanted - _boot_ram(plan))
+        return
+    boot = _boot_ram(plan)
+    _check_range("memory", wanted, boot, hotplug["size"])
+    if (wanted - boot) % BLOCK:
+        raise VmmError(f"memory: {wanted - boot} bytes beyond the {boot} of the start are no multiple of 128 MiB")
+    if wanted - boot > _present(machine) and machine.memory_slots == machine.plan["platform"]["memory_hotplug"]["slots"]:
+        raise VmmError("memory: all slots of hot-plugged memory are in use; a reboot makes them one")
+
+
+def resize_memory(machine: Machine, wanted: int) -> None:
+    """Have the RAM be `wanted` bytes. Raises VmmError; nothing has changed.
+
+    By ACPI it grows at once and shrinks at the next reboot; by virtio-mem both, as far as the guest agrees.
+    """
+    check_memory(machine, wanted)
+    plan = machine.plan["memory"]
+    hotplug = plan.get("hotplug")
+    if not hotplug:
+        return
+    extra = wanted - _boot_ram(plan)
+    if hotplug["method"] != "acpi":
+        _zone_device(machine, "").resize(extra)
+        _remember(machine, "", extra)
+        return
+    present = _present(machine)
+    if extra > present:
+        gpa = hotplug["base"] + present
+        add_ram(machine, gpa, extra - present, plan)
+        lib.vmm_hotplug_insert(machine.memory_hotplug, machine.memory_slots, gpa, extra - present, True)
+        machine.memory_slots += 1
+        hotplug["plugged"] = extra
+        machine.platform.notify(GED_MEMORY)
+    hotplug["plugged"] = extra
+    machine.tell("memory-resized", memory=memory_size(machine), memory_actual=actual_size(machine))
+
+
+def add_ram(machine: Machine, gpa: int, size: int, how: dict[str, Any]) -> None:
+    """More RAM while the guest runs: whoever has a list of it gets the new one."""
+    machine.memory.add(gpa, size, mem.flags_of(how), how.get("hugepage_size") or 0)
+    for device in machine.devices.values():
+        device.memory_added()
+
+
+def check_zone(machine: Machine, zone: str, wanted: int) -> None:
+    """Raise VmmError unless there is a zone of this name that can have `wanted` bytes."""
+    _zone_device(machine, zone).check_size(wanted - _zone_ram(machine, zone))
+
+
+def resize_zone(machine: Machine, zone: str, wanted: int) -> None:
+    """Have a memory zone with a virtio-mem device be `wanted` bytes. Raises VmmError; nothing has changed."""
+    extra = wanted - _zone_ram(machine, zone)
+    _zone_device(machine, zone).resize(extra)
+    _remember(machine, zone, extra)
+
+
+def memory_size(machine: Machine) -> int:
+    """Bytes of RAM that the guest has been given: at the start, and plugged in since."""
+    return _boot_ram(machine.plan["memory"]) + _present(machine) + _deltas(machine, 1)
+
+
+def actual_size(machine: Machine) -> int:
+    """The same without what the guest has given back (balloon)."""
+    return memory_size(machine) + _deltas(machine, -1)
+
+
+def _deltas(machine: Machine, sign: int) -> int:
+    """What devices add to the RAM (sign 1) or take from it (-1)."""
+    found = [getattr(device, "memory_delta", 0) for device in machine.devices.values()]
+    return sum(delta for delta in found if delta * sign > 0)
+
+
+def _boot_ram(plan: dict[str, Any]) -> int:
+    return sum(size for _, size in plan["regions"])
+
+
+def _zone_ram(machine: Machine, zone: str) -> int:
+    for found in machine.plan["memory"].get("zones") or ():
+        if found["id"] == zone:
+            return sum(size for _, size in found["regions"])
+    raise VmmError(f"no memory zone '{zone}'")
+
+
+def _zone_device(machine: Machine, zone: str) -> Any:
+    """The virtio-mem device of a zone ("": of --memory)."""
+    for device in machine.devices.values():
+        if getattr(device, "memory_zone", None) == zone:
+            return device
+    raise VmmError(f"memory zone '{zone}' has no room for more (hotplug_size=)" if zone else
+                   "memory: the virtio-mem device has been removed")
+
+
+def _remember(machine: Machine, zone: str, size: int) -> None:
+    """The device of the next machine asks for as much."""
+    for spec in machine.plan["devices"]:
+        if spec.get("options", {}).get("zone") == zone and "region_size" in spec["options"]:
+            spec["options"]["requested_size"] = size
+
+
+def _check_range(what: str, wanted: int, boot: int, room: int) -> None:
+    if not boot <= wanted <= boot + room:
+        raise VmmError(f"{what}: {wanted} bytes is not {boot} to {boot + room}, what this VM was made for "
+                       "(size= and hotplug_size=)")
+
+
+def _present(machine: Machine) -> int:
+    """Bytes that are plugged in by ACPI now."""
+    hotplug = machine.plan["memory"].get("hotplug")
+    if not hotplug or hotplug["method"] != "acpi":
+        return 0
+    end = hotplug["base"] + hotplug["size"]
+    return sum(size for gpa, size in machine.memory.regions if hotplug["base"] <= gpa < end)
