@@ -70,6 +70,6 @@ def _text(value: Any) -> str:
 
 
 def sse(message: dict[str, Any], number: int) -> bytes:
-    """An event of :meth:`Renderer.render` as a server-sent one (HTML Living Standard §9.2.5), with `number` as its id."""
+    """An event of :meth:`Renderer.render` as a server-sent one (HTML Living Standard §9.2.5); `number` is its id."""
     name = f"{message['source']}.{message['event']}"
     return f"id: {number}\nevent: {name}\ndata: {json.dumps(message)}\n\n".encode()

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``vmm top``. What it needs beyond click is imported when it runs."""
+
+from __future__ import annotations
+
+import click
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+
+@click.command(short_help="Watch a VM's vCPUs, queues and devices.",
+               context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--api-socket", required=True, metavar="PATH", help="The API socket of the VM's `vmm run`.")
+@click.option("--interval", type=click.FloatRange(min=0.05), default=1.0, show_default=True, metavar="S",
+              help="Seconds from one look to the next.")
+@click.option("--once", is_flag=True, help="Show one interval and end.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each interval.")
+def top(api_socket: str, interval: float, once: bool, as_json: bool) -> None:
+    """Show what a running VM does in each second: CPU time and exits of its vCPUs, requests and bytes of its
+    virtqueues, and what its devices count. Ctrl-C ends it."""
+    from .client import Client
+
+    api_socket = api_socket.removeprefix("path=")
+    client = Client(api_socket)
+    try:
+        views = _views(client, interval, once)
+        if as_json:
+            _print_json(views)
+        else:
+            _show(api_socket, views)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        client.close()
+
+
+def _views(client: Any, interval: float, once: bool) -> Iterator[dict[str, Any]]:
+    import time
+
+    from .rates import between
+
+    before = client.sample()
+    while True:
+        time.sleep(max(0.0, before.time + interval - time.monotonic()))
+        after = client.sample()
+        yield between(before, after)
+        if once:
+            return
+        before = after
+
+
+def _print_json(views: Iterator[dict[str, Any]]) -> None:
+    import json
+
+    for view in views:
+        click.echo(json.dumps(view))
+
+
+def _show(name: str, views: Iterator[dict[str, Any]]) -> None:
+    """On a terminal each view takes the place of the last; elsewhere it follows it."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from .screen import tables
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        for view in views:
+            console.print(tables(name, view))
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        for view in views:
+            live.update(tables(name, view), refresh=True)
