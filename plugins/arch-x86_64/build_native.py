@@ -8,7 +8,7 @@ import pathlib
 from cffi import FFI
 
 HERE = pathlib.Path(__file__).resolve().parent
-SOURCES = ["cpuid.c", "vcpu.c", "state.c", "platform.c", "rtc.c"]
+SOURCES = ["cpuid.c", "vcpu.c", "state.c", "clock.c", "platform.c", "rtc.c"]
 
 
 def core_include() -> str:

@@ -32,6 +32,7 @@ enum { ARM_POWER_OFF = 0, ARM_PSCI_0_2 = 2, ARM_PMU_V3 = 3, ARM_SVE = 4, ARM_PAU
 #define ARM_ESR_EL1 ARM_SYS(3, 0, 5, 2, 0)
 #define ARM_FAR_EL1 ARM_SYS(3, 0, 6, 0, 0)
 #define ARM_VBAR_EL1 ARM_SYS(3, 0, 12, 0, 0)
+#define ARM_TIMER_CNT ARM_SYS(3, 3, 14, 3, 2) /* the virtual counter; all vCPUs have one offset */
 
 /* arm-vgic-v3.rst, arm-vgic-its.rst */
 enum { ARM_VGIC_ADDR = 0, ARM_VGIC_NR_IRQS = 3, ARM_VGIC_CTRL = 4 };
@@ -49,7 +50,7 @@ _Static_assert(ARM_VCPU_INIT == KVM_ARM_VCPU_INIT && ARM_PREFERRED_TARGET == KVM
 #define CORE_OF(member) (KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE | KVM_REG_ARM_CORE_REG(member))
 _Static_assert(ARM_X(1) == CORE_OF(regs.regs[1]) && ARM_PC == CORE_OF(regs.pc) && ARM_PSTATE == CORE_OF(regs.pstate) &&
                    ARM_SP_EL1 == CORE_OF(sp_el1) && ARM_ELR_EL1 == CORE_OF(elr_el1) &&
-                   ARM_MPIDR_EL1 == ARM64_SYS_REG(3, 0, 0, 0, 5),
+                   ARM_MPIDR_EL1 == ARM64_SYS_REG(3, 0, 0, 0, 5) && ARM_TIMER_CNT == KVM_REG_ARM_TIMER_CNT,
                "registers");
 #undef CORE_OF
 _Static_assert(ARM_PMU_V3 == KVM_ARM_VCPU_PMU_V3 && ARM_SVE == KVM_ARM_VCPU_SVE &&
