@@ -32,6 +32,31 @@ TEST(split_a_request_is_its_pieces_in_order) {
   ring_end(r);
 }
 
+TEST(what_a_queue_does_is_counted) {
+  struct ring *r = ring_new(8, 0);
+  uint64_t seen[VMM_COUNTS];
+  for (unsigned i = 0; i < 3; i++) {
+    desc(r, 0, DATA_AT, 16, Q_NEXT, 1);
+    desc(r, 1, DATA_AT + 0x100, 512, Q_WRITE, 0);
+    avail(r, 0);
+    EQ(pop(r), 1);
+    if (!i) { /* one that is put back counts when it comes again */
+      vmm_queue_unpop(&r->q, &r->chain);
+      EQ(pop(r), 1);
+    }
+    vmm_queue_push(&r->q, &r->chain, r->iov, 100);
+    if (i) EQ(vmm_queue_flush(&r->q), 1);
+  }
+  vmm_queue_kicked(&r->q);
+  vmm_queue_counts(&r->q, seen);
+  EQ(seen[VMM_COUNT_REQUESTS], 3);
+  EQ(seen[VMM_COUNT_OUT], 3 * 16);
+  EQ(seen[VMM_COUNT_IN], 3 * 100);
+  EQ(seen[VMM_COUNT_INTERRUPTS], 2);
+  EQ(seen[VMM_COUNT_KICKS], 1);
+  ring_end(r);
+}
+
 TEST(split_the_longest_chain_is_the_table) {
   struct ring *r = ring_new(256, 0);
   for (unsigned i = 0; i < 256; i++) desc(r, i, DATA_AT + i, 1, i < 255 ? Q_NEXT : 0, i + 1);

@@ -36,6 +36,7 @@ static struct {
   uint64_t dist, redist, its_at;
   uint32_t irqs;
   int gic_ready, its_ready;
+  uint64_t counter; /* the virtual counter, which all vCPUs see */
 } kvm;
 
 static int no(int err) {
@@ -84,7 +85,8 @@ static int one_reg(int fd, const struct kvm_one_reg *reg, int set) {
   if (fd != CPU0 && fd != CPU1) return no(ENOTTY);
   if (!kvm.cpu[fd - CPU0].inited) return no(ENOEXEC);
   uint64_t *held = reg->id == 0x6030000000100040 ? &kvm.cpu[fd - CPU0].pc
-                   : reg->id == 0x6030000000100000 ? &kvm.cpu[fd - CPU0].x0 : NULL;
+                   : reg->id == 0x6030000000100000 ? &kvm.cpu[fd - CPU0].x0
+                   : reg->id == 0x603000000013df1a ? &kvm.counter : NULL; /* KVM_REG_ARM_TIMER_CNT */
   if (set) return held ? (*held = *value, 0) : no(ENOENT);
   if (reg->id == 0x603000000013c005) return *value = 0x80000000u + (uint64_t)(fd - CPU0), 0; /* MPIDR_EL1 */
   return *value = held ? *held : 0x1234, 0;
@@ -192,6 +194,21 @@ static void test_less(void) {
   arch_free(a);
 }
 
+static void test_clock(void) {
+  arch_t *a = start();
+  CHECK(arch_init_vcpu(a, CPU0, 0, 0, 0) == 0);
+  kvm.counter = 1000;
+  CHECK(arch_clock_start(a, CPU0) == 0 && kvm.counter == 1000); /* it did not stand */
+  CHECK(arch_clock_stop(a, CPU0) == 0);
+  kvm.counter = 5000; /* the host's time goes on */
+  CHECK(arch_clock_start(a, CPU0) == 0 && kvm.counter == 1000);
+  kvm.counter = 6000;
+  CHECK(arch_clock_start(a, CPU0) == 0 && kvm.counter == 6000);
+  CHECK(arch_clock_stop(a, CPU1) == -ENOEXEC && !strcmp(arch_failed(a), "KVM_GET_ONE_REG"));
+  CHECK(arch_clock_start(a, CPU0) == 0 && kvm.counter == 6000);
+  arch_free(a);
+}
+
 static void test_refused(void) {
   arch_t *a = start();
   kvm.no_gic = 1;
@@ -213,7 +230,8 @@ int main(int argc, char **argv) {
   static const struct {
     const char *name;
     void (*fn)(void);
-  } tests[] = {{"machine", test_machine}, {"less", test_less}, {"refused", test_refused}};
+  } tests[] = {{"machine", test_machine}, {"less", test_less}, {"clock", test_clock},
+               {"refused", test_refused}};
   for (size_t i = 0; argc == 2 && i < sizeof(tests) / sizeof(tests[0]); i++)
     if (!strcmp(argv[1], tests[i].name)) {
       tests[i].fn();

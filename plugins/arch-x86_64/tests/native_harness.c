@@ -248,6 +248,58 @@ static int guest(arch_t *a, uint32_t leaf, uint32_t index, uint32_t msr, uint32_
   return rsi == 0x7000 ? 0 : -3;
 }
 
+static uint64_t guest_tsc(void) {
+  struct {
+    struct kvm_msrs head;
+    struct kvm_msr_entry tsc;
+  } get = {.head = {.nmsrs = 1}, .tsc = {.index = 0x10}};
+  CHECK(ioctl(the_vm.vcpu[0], KVM_GET_MSRS, &get) == 1);
+  return get.tsc.data;
+}
+
+static uint64_t kvmclock(void) {
+  struct kvm_clock_data get = {0};
+  CHECK(ioctl(the_vm.fd, KVM_GET_CLOCK, &get) == 0);
+  return get.clock;
+}
+
+/* A KVM without hardware behind it takes an offset and forgets it: its guests read the host's TSC. */
+static int keeps_tsc_offsets(int fd) {
+  uint64_t offset = 0, moved, seen;
+  struct kvm_device_attr attr = {.addr = (uintptr_t)&offset};
+  if (ioctl(fd, KVM_GET_DEVICE_ATTR, &attr)) return 0;
+  moved = offset - 1000;
+  attr.addr = (uintptr_t)&moved;
+  CHECK(ioctl(fd, KVM_SET_DEVICE_ATTR, &attr) == 0);
+  attr.addr = (uintptr_t)&seen;
+  CHECK(ioctl(fd, KVM_GET_DEVICE_ATTR, &attr) == 0);
+  return seen == moved;
+}
+
+/* A pause of 300 ms that the guest's clocks do not see. */
+static void test_clock(arch_t *a) {
+  const struct arch_platform where = {.pm_timer_port = 0x608};
+  int fd = the_vm.vcpu[0];
+  uint64_t khz = (uint64_t)ioctl(fd, KVM_GET_TSC_KHZ, NULL);
+  int with_tsc = keeps_tsc_offsets(fd);
+  CHECK(arch_realize(a, &where) == 0);
+  CHECK(arch_clock_start(a, &fd, 1) == 0); /* they did not stand */
+  the_vm.now = 5000000000;
+  uint64_t ns = kvmclock(), tsc = guest_tsc(), pm = in(0x608, 4);
+  CHECK(arch_clock_stop(a) == 0);
+  usleep(300000);
+  the_vm.now += 300000000;
+  CHECK(arch_clock_start(a, &fd, 1) == 0);
+  CHECK(in(0x608, 4) == pm);
+  uint64_t later = guest_tsc() - tsc, later_ns = kvmclock() - ns;
+  CHECK(later_ns < 200000000 && (!with_tsc || later * 1000000 / khz < 200000000));
+  the_vm.now += 1000000000;
+  CHECK(in(0x608, 4) == (uint32_t)pm + 3579545);
+  usleep(300000);
+  CHECK(kvmclock() - ns >= 300000000 && (guest_tsc() - tsc) * 1000000 / khz >= 299000000); /* and they go on */
+  arch_unrealize(a);
+}
+
 static void test_kvm(void) {
   const struct arch_cpu cpu = {.apic_id = 1, .threads = 2, .cores = 2, .dies = 1, .packages = 1, .phys_bits = 46};
   struct arch_cpu wrong = cpu;
@@ -303,6 +355,7 @@ static void test_kvm(void) {
   CHECK(arch_restore_vcpu(a, fd, state, 7) == -EINVAL);
   state[0] ^= 1;
   CHECK(arch_restore_vcpu(a, fd, state, (size_t)n) == -EINVAL);
+  test_clock(a);
   arch_free(a);
   printf("ok kvm\n");
 }
