@@ -258,10 +258,14 @@ def test_options_of_plan() -> None:
     assert documented_options("## vmm plan") == offered_options("plan") - our_flags() - foreign_flags()
 
 
-@pytest.mark.parametrize("command", ["check", "lab"])
+#: commands that packages of this repository bring: the package's module
+COMMANDS = {"lab": "vmm_testkit", "top": "vmm_top"}
+
+
+@pytest.mark.parametrize("command", ["check", *COMMANDS])
 def test_options_of_other_commands(command: str) -> None:
-    if command == "lab":
-        pytest.importorskip("vmm_testkit", reason="needs the testkit: pip install vmm-testkit")
+    if command in COMMANDS:
+        pytest.importorskip(COMMANDS[command], reason=f"needs pip install {COMMANDS[command].replace('_', '-')}")
     assert documented_options(f"## vmm {command}") == offered_options(command)
 
 
@@ -301,7 +305,7 @@ def test_commands() -> None:
     done = vmm("--help")
     offered = set(re.findall(r"^  ([a-z]\w*)  ", done.stdout.partition("Commands:")[2], re.MULTILINE))
     written = set(re.findall(r"^## vmm (\w+)$", text("docs/cli.md"), re.MULTILINE))
-    assert written == {*offered, "lab"}
+    assert written == {*offered, *COMMANDS}
 
 
 # --- the plan ----------------------------------------------------------------------

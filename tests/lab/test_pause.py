@@ -20,7 +20,7 @@ pytestmark = pytest.mark.linux_guest
 VMM = [sys.executable, str(Path(__file__).with_name("pausing_vmm.py"))]
 LENGTH, LONGEST = 0.02, 10.0  # seconds
 #: what a kernel says when its time is not what it should be
-COMPLAINTS = "soft lockup|hard LOCKUP|self-detected stall|detected stalls|clocksource.*(unstable|skew)|time went backwards"
+COMPLAINTS = "soft lockup|hard LOCKUP|detected stall|clocksource.*(unstable|skew)|time went backwards"
 
 
 def uptime(guest: DebianGuest) -> float:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +35,6 @@ def names(text: str) -> list[str]:
 
 def open_fds() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
-
-
-@pytest.fixture
-def reader() -> Iterator[socket.socket]:
-    ours, theirs = socket.socketpair()
-    ours.settimeout(60)
-    with ours:
-        ours.theirs = theirs.detach()  # type: ignore[attr-defined]
-        yield ours
 
 
 def test_a_file_is_made_and_emptied(tmp_path: Path) -> None:
@@ -101,8 +91,8 @@ def test_a_fifo_needs_no_reader_yet(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
-def test_a_descriptor_stays_the_callers(kind: str, reader: socket.socket) -> None:
-    ours, theirs = os.pipe() if kind == "pipe" else (reader.detach(), reader.theirs)  # type: ignore[attr-defined]
+def test_a_descriptor_stays_the_callers(kind: str) -> None:
+    ours, theirs = os.pipe() if kind == "pipe" else (end.detach() for end in socket.socketpair())
     blocking = os.get_blocking(theirs)
     front = Front(f"fd={theirs}")
     front.tell("paused")
@@ -159,13 +149,13 @@ def test_a_reader_that_is_gone_ends_the_stream_alone(capsys: pytest.CaptureFixtu
     ("path=/tmp", "--event-monitor path=: /tmp: Is a directory"),
     ("fd=999", "--event-monitor fd=: 999 is not open"),
     ("fd=0", "--event-monitor fd=: 0 is too small"),
-    ("files=x", "--event-monitor: there is no option 'files'"),
+    ("files=x", "--event-monitor: unknown key 'files'; it takes fd, path"),
 ])
 def test_what_cannot_be(options: str, said: str) -> None:
     before = open_fds()
     with pytest.raises(UserError) as raised:
         Front(options)
-    assert str(raised.value).startswith(said.partition("0 is")[0].partition(" there")[0])
+    assert str(raised.value).startswith(said)
     assert "\n" not in str(raised.value)
     assert open_fds() == before
 

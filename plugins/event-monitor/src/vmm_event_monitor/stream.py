@@ -23,7 +23,7 @@ class Stream:
         self._fd = _open_path(path) if path is not None else _open_fd(fd if fd is not None else -1)
         self._close = weakref.finalize(self, os.close, self._fd)
         self._socket = stat.S_ISSOCK(os.fstat(self._fd).st_mode)
-        self._waiting = b""
+        self._waiting = bytearray()
         self._lost = 0
 
     def write(self, text: str) -> None:
@@ -42,7 +42,7 @@ class Stream:
     def _flush(self) -> None:
         while self._waiting:
             try:
-                self._waiting = self._waiting[self._some() :]
+                del self._waiting[: self._some()]
             except BlockingIOError:
                 return
             except OSError as error:
