@@ -67,3 +67,6 @@ class KvmError(HostError):
 
 class GuestError(VmmError):
     """The runner or the guest refused a request (its answer is the message)."""
+
+    #: it answered, and said why not; else it is gone, did not answer, or has a bug
+    refused = False

@@ -26,16 +26,26 @@ if TYPE_CHECKING:
 class Channel:
     """The front's end of a runner's control socket.
 
-    `on_event` is called with (name, data) by whichever thread is waiting.
+    `on_event` is called with (name, data) by whichever thread is waiting: one event at a time, in their order, and
+    it may make requests. `on_state` is called at once and under our lock: before any thread gets an answer that
+    the runner sent after the event.
     """
 
-    def __init__(self, runner: Runner, on_event: Callable[[str, dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        on_event: Callable[[str, dict[str, Any]], None],
+        on_state: Callable[[str, dict[str, Any]], None] = lambda name, data: None,
+    ) -> None:
         self.runner = runner
         #: exit status of the runner once it ended
         self.status: int | None = None
         self.events: deque[tuple[str, dict[str, Any]]] = deque(maxlen=4096)
-        self._on_event = on_event
+        self._on_event, self._on_state = on_event, on_state
         self._condition = threading.Condition()
+        self._sending = threading.Lock()
+        self._told: deque[tuple[str, dict[str, Any]]] = deque()  # events that on_event has yet to be called with
+        self._telling = False
         self._reading = False
         self._hung_up = False
         self._next_id = 1
@@ -52,7 +62,8 @@ class Channel:
             self._waiting.add(number)
         try:
             try:
-                wire.send(self.runner.control, {"id": number, "op": op, **fields}, fds)
+                with self._sending:
+                    wire.send(self.runner.control, {"id": number, "op": op, **fields}, fds)
             except ValueError as error:
                 raise GuestError(f"{op}: {error}") from None
             except OSError:  # the runner is gone or about to be; say how it ended
@@ -70,7 +81,9 @@ class Channel:
                 self._waiting.discard(number)
                 self._answers.pop(number, None)
         if "error" in answer:
-            raise GuestError(f"{op}: {' '.join(str(answer['error']).split())}")
+            refusal = GuestError(f"{op}: {' '.join(str(answer['error']).split())}")
+            refusal.refused = not answer.get("bug")
+            raise refusal
         result = answer.get("ok")
         return result if isinstance(result, dict) else {}
 
@@ -102,16 +115,26 @@ class Channel:
                     condition.acquire()
                     self._reading = False
                     condition.notify_all()
-                events = self._sort(messages, status)
-                condition.release()
-                try:
-                    for name, data in events:
-                        self._on_event(name, data)
-                finally:
-                    condition.acquire()
+                self._sort(messages, status)
+                if not self._telling:
+                    self._tell()
         return True
 
-    def _sort(self, messages: list[dict[str, Any]], status: int | None) -> list[tuple[str, dict[str, Any]]]:
+    def _tell(self) -> None:
+        """Call on_event for what has come, with the lock given up meanwhile: so one thread does this at a time."""
+        self._telling = True
+        try:
+            while self._told:
+                name, data = self._told.popleft()
+                self._condition.release()
+                try:
+                    self._on_event(name, data)
+                finally:
+                    self._condition.acquire()
+        finally:
+            self._telling = False
+
+    def _sort(self, messages: list[dict[str, Any]], status: int | None) -> None:
         events: list[tuple[str, dict[str, Any]]] = []
         for message in messages:
             number = message.get("id")
@@ -124,8 +147,10 @@ class Channel:
             self.status = status
             if not any(name == "exited" for name, _ in (*self.events, *events)):
                 events.append(("exited", {"status": status}))
+        for name, data in events:
+            self._on_state(name, data)
         self.events.extend(events)
-        return events
+        self._told.extend(events)
 
     def _read(self, timeout: float | None) -> tuple[list[dict[str, Any]], int | None]:
         """Wait for something to arrive; the messages, and the exit status if the runner ended."""
@@ -152,3 +177,17 @@ class Channel:
                 os.close(fd)
             messages.append(message)
         return messages, self.runner.poll() if ended else None
+
+    def close(self) -> int:
+        """Kill the runner if it still runs, reap it, close our ends; its exit status. Any thread, any number of times.
+
+        Threads that wait are woken first, and none uses a descriptor when it is closed.
+        """
+        self.runner.kill()
+        self.until(lambda: self.status is not None, None)
+        with self._condition:
+            self._condition.wait_for(lambda: not self._reading)
+            with self._sending:
+                self.runner.close()
+            assert self.status is not None
+            return self.status

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-GROUPS = ("vmmcore", "vmmcore.flags", "vmmcore.arch", "vmmcore.boot", "vmmcore.commands")
+GROUPS = ("vmmcore", "vmmcore.flags", "vmmcore.arch", "vmmcore.boot", "vmmcore.api", "vmmcore.commands")
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

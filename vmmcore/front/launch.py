@@ -72,7 +72,10 @@ class Runner:
     """A runner beside us: its pid, a pidfd that is readable once it ended, and the control socket."""
 
     def __init__(self, process: subprocess.Popen[bytes], control: Any) -> None:
+        import threading
+
         self._process = process
+        self._lock = threading.RLock()  # a signal handler may come while it is held
         self.pid = process.pid
         self.control = control
         try:
@@ -90,11 +93,18 @@ class Runner:
 
     def kill(self) -> None:
         """End it at once; it stays to be reaped by :meth:`close`."""
-        self._process.kill()
+        self.signal(9)
 
     def signal(self, number: int) -> None:
-        """Send it a signal."""
-        self._process.send_signal(number)
+        """Send it a signal, if it is still there. By its pidfd: a pid may be another's when threads reap it."""
+        import signal
+
+        with self._lock:
+            try:
+                if self.pidfd >= 0:
+                    signal.pidfd_send_signal(self.pidfd, number)
+            except ProcessLookupError:
+                pass
 
     def close(self) -> int:
         """Kill it if it still runs, reap it, close our ends. Its exit status."""
@@ -102,9 +112,10 @@ class Runner:
             self._process.kill()
         status = self._process.wait()
         self.control.close()
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
+        with self._lock:
+            if self.pidfd >= 0:
+                os.close(self.pidfd)
+                self.pidfd = -1
         return status if status >= 0 else 128 - status
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 
 from ..errors import GuestError, VmmError
 from .channel import Channel
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     State = Literal["new", "created", "running", "paused", "shutdown"]
 
 _STATES: dict[str, State] = {
+    "created": "created",
     "booted": "running",
     "resumed": "running",
     "rebooted": "running",
@@ -38,8 +40,10 @@ class Vm:
             print(vm.wait())
 
     States: new, created (built, not running), running, paused, shutdown. Methods may be
-    called from several threads. All of them raise GuestError when the runner refuses
-    or is gone; a message of the runner itself goes to our stderr.
+    called from any number of threads at once: what they return is true at some moment of the
+    call, changes of devices happen one after the other, and none of them waits for a plan that
+    another is making but add_device() and remove_device(). All of them raise GuestError when
+    the runner refuses or is gone; a message of the runner itself goes to our stderr.
     """
 
     def __init__(self, config: VmConfig, *, plugins: Plugins | None = None) -> None:
@@ -50,11 +54,22 @@ class Vm:
         self._planned: PlannedVm | None = None
         self._channel: Channel | None = None
         self._callbacks: list[Callable[[str, dict[str, Any]], object]] = []
+        self._closed = False
+        self._life = threading.Lock()  # create, boot
+        self._changing = threading.Lock()  # the plan's devices
+        # Written by _note() under the channel's lock:
+        self._let_go: list[str] = []  # devices that are gone from the machine and not yet from the plan
+        self._removals: dict[str, int] = {}  # how often a device of this id has gone
+        self._removing: set[str] = set()  # devices that the guest was asked to let go
 
     # --- life cycle -------------------------------------------------------
 
     def create(self) -> None:
         """Plan and build the machine; it does not run yet. Raises any VmmError."""
+        with self._life:
+            self._create()
+
+    def _create(self) -> None:
         if self.state != "new":
             raise GuestError(f"create: {self.id} is {self.state}")
         self._start(compile_plan(self.config, self._plugins), start=False)
@@ -63,32 +78,35 @@ class Vm:
         except BaseException:
             self.close()
             raise
-        if self.state == "new":
-            self.state = "created"
 
     def _start(self, planned: PlannedVm, *, start: bool) -> None:
         planned.plan["start"] = start
+        try:
+            self._channel = Channel(spawn_runner(planned), self._happened, self._note)
+        except BaseException:
+            planned.release()
+            raise
         self._planned = planned
-        self._channel = Channel(spawn_runner(planned), self._happened)
+        if self._closed:  # by another thread, which saw no runner yet
+            self.close()
+            raise GuestError(f"create: {self.id} was closed")
 
     def boot(self) -> None:
         """Let the guest run its first instruction (creates the machine first if need be)."""
-        if self.state == "new":
-            self.create()
-        if self.state != "created":
-            raise GuestError(f"boot: {self.id} is {self.state}")
-        self._request("boot")
-        self._settle("created", "running")
+        with self._life:
+            if self.state == "new":
+                self._create()
+            if self.state != "created":
+                raise GuestError(f"boot: {self.id} is {self.state}")
+            self._request("boot")
 
     def pause(self) -> None:
         """Stop all vCPUs; returns when they stand."""
         self._request("pause")
-        self._settle("running", "paused")
 
     def resume(self) -> None:
         """Let the vCPUs go on."""
         self._request("resume")
-        self._settle("paused", "running")
 
     def reboot(self) -> None:
         """Reset the machine and boot again, in the same runner."""
@@ -97,6 +115,10 @@ class Vm:
     def power_button(self) -> None:
         """Press the power button: the guest may shut down, in its own time."""
         self._request("power-button")
+
+    def nmi(self) -> None:
+        """A non-maskable interrupt for every vCPU. Raises GuestError where there is none."""
+        self._request("nmi")
 
     def shutdown(self, timeout: float = 10.0) -> int:
         """End the VM now, without asking the guest. Its exit status."""
@@ -116,20 +138,12 @@ class Vm:
 
     def close(self) -> int:
         """Kill the runner if it still runs, and reap it. Its exit status (0 if there never was one)."""
+        self._closed = True
         channel, planned = self._channel, self._planned
-        if planned is not None:
-            planned.close()
-        if channel is None:
-            if planned is not None:
-                planned.release()
-            return 0
-        status = channel.runner.close()
+        status = 0 if channel is None else channel.close()
         if planned is not None:
             planned.release()
-        if channel.status is None:
-            channel.status = status
-            self._happened("exited", {"status": status})
-        return channel.status
+        return status
 
     def __enter__(self) -> Self:
         return self
@@ -139,13 +153,27 @@ class Vm:
 
     # --- asking -----------------------------------------------------------
 
-    def info(self) -> dict[str, Any]:
-        """What the runner says of itself: state, vCPUs, memory, devices."""
-        return self._request("info")
+    def info(self, timeout: float = 60.0) -> dict[str, Any]:
+        """What the runner says of itself: state, vCPUs, memory, devices. GuestError after `timeout` s."""
+        return self._request("info", timeout=timeout)
 
     def counters(self) -> dict[str, dict[str, int]]:
         """Counters of every device and of the vCPUs: id -> name -> number."""
         return self._request("counters")
+
+    def devices(self) -> list[dict[str, Any]]:
+        """What the machine has, without asking it: {"id", "type", "bdf" (None: not on PCI), "removing"} each."""
+        gone = set(self._let_go)
+        return [
+            {
+                "id": device["id"],
+                "type": device["type"],
+                "bdf": f"{device['segment']:04x}:00:{device['slot']:02x}.0" if device["bus"] == "pci" else None,
+                "removing": device["id"] in self._removing,
+            }
+            for device in list(self._planned.plan["devices"] if self._planned is not None else ())
+            if device["id"] not in gone
+        ]
 
     def save(self) -> dict[str, Any]:
         """The states of all devices, while paused."""
@@ -164,6 +192,10 @@ class Vm:
         """Process id of the runner."""
         return self._running_channel().runner.pid
 
+    def signal(self, number: int) -> None:
+        """Send the runner a signal: SIGUSR1 has it reload changed devices."""
+        self._running_channel().runner.signal(number)
+
     # --- devices ----------------------------------------------------------
 
     def add_device(
@@ -177,26 +209,54 @@ class Vm:
         self._running_channel()
         assert self._planned is not None
         wanted = device if isinstance(device, DeviceConfig) else DeviceConfig(device, options, id)
-        with plan_more(self._planned, wanted) as more:
-            if more.device is None:
-                return ""
-            self._request(
-                "add-device",
-                fds=more.fds,
-                device=more.device,
-                files=more.files,
-                modules=more.modules,
-                user_path=self._planned.plan["user_path"],
-            )
-            more.keep()
-            return str(more.device["id"])
+        with self._changing:
+            self._forget_removed()
+            with plan_more(self._planned, wanted) as more:
+                if more.device is None:
+                    return ""
+                self._request(
+                    "add-device",
+                    fds=more.fds,
+                    device=more.device,
+                    files=more.files,
+                    modules=more.modules,
+                    user_path=self._planned.plan["user_path"],
+                )
+                more.keep()
+                return str(more.device["id"])
 
-    def remove_device(self, id: str) -> None:
-        """Detach a device. Raises GuestError: there is none, or it cannot be removed."""
-        self._request("remove-device", device=id)
+    def remove_device(self, id: str, force: bool = False, *, wait: float = 0.0) -> str:
+        """Detach a device: "removed", or "pending" while the guest has yet to let it go (event device-removed then).
+
+        Its id stays taken until it is gone. `force` does not ask the guest; `wait` gives it so many seconds before
+        this says "pending". Raises GuestError: there is none, or it cannot be removed.
+        """
+        channel = self._running_channel()
+        before = self._removals.get(id, 0)
+        with self._changing:
+            self._forget_removed()
+            answer = self._request("remove-device", device=id, **({"force": True} if force else {}))
+        state = str(answer.get("state", "removed"))
+        if state == "pending" and channel.until(lambda: self._removals.get(id, 0) > before, wait):
+            return "removed"
+        return state
+
+    def _forget_removed(self) -> None:
+        """Take out of the plan what the machine has no more; with _changing held."""
         assert self._planned is not None
         devices = self._planned.plan["devices"]
-        devices[:] = [device for device in devices if device["id"] != id]
+        while self._let_go:
+            devices[:] = [device for device in devices if device["id"] != self._let_go[0]]
+            del self._let_go[0]
+
+    def resize(self, cpus: int | None = None, memory: int | None = None, balloon: int | None = None) -> None:
+        """Plug vCPUs or memory in or out: so many vCPUs, bytes of RAM, bytes in the balloon. Raises GuestError."""
+        wanted = {"cpus": cpus, "memory": memory, "balloon": balloon}
+        self._request("resize", **{key: value for key, value in wanted.items() if value is not None})
+
+    def resize_zone(self, zone: str, size: int) -> None:
+        """Let a memory zone have `size` bytes. Raises GuestError."""
+        self._request("resize-zone", zone=zone, bytes=size)
 
     def reload_device(self, id: str) -> None:
         """Take up the changed source of a PCI device's class while the guest runs; its driver stays bound.
@@ -236,8 +296,18 @@ class Vm:
             except IndexError:  # another thread took it
                 continue
 
-    def _happened(self, event: str, data: dict[str, Any]) -> None:
+    def _note(self, event: str, data: dict[str, Any]) -> None:
+        """What an event means for our own state; under the channel's lock, before the answers that follow it."""
         self.state = _STATES.get(event, self.state)
+        id = str(data.get("device"))
+        if event == "device-remove-pending":
+            self._removing.add(id)
+        elif event == "device-removed":
+            self._removing.discard(id)
+            self._let_go.append(id)
+            self._removals[id] = self._removals.get(id, 0) + 1
+
+    def _happened(self, event: str, data: dict[str, Any]) -> None:
         for callback in list(self._callbacks):
             callback(event, data)
         if self._planned is not None and self._planned.observed:
@@ -260,11 +330,6 @@ class Vm:
         if channel.status is not None:
             raise GuestError(f"{op}: {self.id} has ended with status {channel.status}")
         return channel.request(op, **fields)
-
-    def _settle(self, before: State, after: State) -> None:
-        """The state after a request, unless an event told something newer."""
-        if self.state == before:
-            self.state = after
 
 
 def run_observed(planned: PlannedVm) -> int:

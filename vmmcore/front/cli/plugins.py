@@ -37,6 +37,7 @@ def _row(discovery: Discovery, name: str) -> dict[str, Any]:
             "vmmcore.flags": "--",
             "vmmcore.arch": "arch ",
             "vmmcore.boot": "boot ",
+            "vmmcore.api": "api ",
             "vmmcore.commands": "vmm ",
         }
         if entry.group in kind:
