@@ -69,7 +69,7 @@ static int map_region(vmm_vm *vm, struct vmm_slot *s, uint64_t page_size, int fd
     s->memfd = fd = memfd_create("vmm-ram", memfd_flags);
     if (fd < 0) return VMM_FAIL(vm, "memfd_create");
     if (ftruncate(fd, (off_t)s->size)) return VMM_FAIL(vm, "ftruncate");
-    flags = MAP_SHARED | ((s->flags & VMM_MEM_HUGE) ? 0 : MAP_NORESERVE);
+    flags = MAP_SHARED | ((s->flags & (VMM_MEM_HUGE | VMM_MEM_LAZY)) == VMM_MEM_HUGE ? 0 : MAP_NORESERVE);
   } else if (fd >= 0 && s->flags & VMM_MEM_SHARED) {
     s->memfd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
     if (s->memfd < 0) return VMM_FAIL(vm, "fcntl(F_DUPFD_CLOEXEC)");
@@ -288,7 +288,8 @@ int vmm_mem_write(vmm_vm *vm, uint64_t gpa, const void *data, uint64_t size) {
   if (!all_ram(vm, gpa, size)) return vm->failed = "write outside of guest memory", -EFAULT;
   while (size) {
     uint64_t part = size;
-    memcpy(vmm_mem_part(vm, gpa, &part), from, part);
+    void *p = vmm_mem_part(vm, gpa, &part);
+    memcpy(p, from, part);
     vmm_mem_dirty(vm, gpa, part);
     gpa += part, from += part, size -= part;
   }

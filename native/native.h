@@ -30,6 +30,7 @@ enum {
   VMM_MEM_PREFAULT = 4,  /* populate now */
   VMM_MEM_MERGEABLE = 8, /* KSM */
   VMM_MEM_THP = 16,      /* transparent huge pages */
+  VMM_MEM_LAZY = 32,     /* huge pages are not reserved: not all of it will be used */
 };
 
 struct vmm_slot {
@@ -365,6 +366,7 @@ void vmm_virtio_fail(vmm_virtio *v, const char *why);
 const char *vmm_virtio_why(vmm_virtio *v);
 int vmm_virtio_config_init(vmm_virtio *v, const uint8_t *data, uint32_t len, const uint8_t *mask, uint32_t mask_len);
 int vmm_virtio_config_set(vmm_virtio *v, uint32_t at, const uint8_t *data, uint32_t len, int notify);
+int vmm_queue_config(vmm_queue *q, uint32_t at, const void *data, uint32_t len, int notify);
 int vmm_virtio_config_read(vmm_virtio *v, uint8_t *out, uint32_t cap);
 size_t vmm_virtio_state_size(vmm_virtio *v);
 void vmm_virtio_save(vmm_virtio *v, uint8_t *out);

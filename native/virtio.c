@@ -565,6 +565,10 @@ int vmm_virtio_config_set(vmm_virtio *v, uint32_t at, const uint8_t *data, uint3
   return 0;
 }
 
+int vmm_queue_config(vmm_queue *q, uint32_t at, const void *data, uint32_t len, int notify) {
+  return vmm_virtio_config_set(q->virtio, at, data, len, notify);
+}
+
 int vmm_virtio_config_read(vmm_virtio *v, uint8_t *out, uint32_t cap) {
   pthread_mutex_lock(&v->lock);
   uint32_t n = v->config_len < cap ? v->config_len : cap;

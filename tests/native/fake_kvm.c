@@ -192,6 +192,11 @@ int __wrap_ioctl(int fd, unsigned long request, ...) {
   va_end(ap);
   if ((request >> 8 & 0xff) != KVMIO) return __real_ioctl(fd, request, arg);
   if (request == KVM_RUN) return guest_run();
+  if (request == KVM_NMI) {
+    CHECK(vmm_vcpu_self() && vmm_vcpu_self()->fd == fd);
+    atomic_fetch_add(&fake.nmis, 1);
+    return 0;
+  }
   pthread_mutex_lock(&fake.lock);
   int r = request == fake.fail_request ? no(fake.fail_errno) : answer(request, arg);
   pthread_mutex_unlock(&fake.lock);

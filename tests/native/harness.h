@@ -68,6 +68,7 @@ struct fake_kvm {
   uint64_t guest_dirty; /* first word of the next KVM_GET_DIRTY_LOG */
   struct kvm_irq_level line[64];
   unsigned n_lines; /* KVM_IRQ_LINE calls */
+  _Atomic unsigned nmis; /* KVM_NMI calls, each on its vCPU's own thread */
   long lacks;       /* a capability that this KVM has not */
   uint64_t attr[4]; /* device attributes of group 7 */
   unsigned long vm_type; /* of the last KVM_CREATE_VM */

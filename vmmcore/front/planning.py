@@ -107,7 +107,9 @@ def _compile(
     ]
     layout: Layout = _guard(arch, lambda: arch.layout(config))
     plan = _empty_plan(config, arch, layout)
-    devices += _virtio_mem(config)
+    if growing := _virtio_mem(config):
+        plugins.load_named("virtio-mem")
+        devices += growing
     context = PlanContext(config, layout, plan, arch, plugins, fds, dry_run=dry_run, tell=tell)
     if config.memory_zones:
         from .zones import plan_zones

@@ -172,6 +172,9 @@ struct vmm_api {
   /* Set bits (VMM_GED_*) of ACPI's generic event device, and have the guest look. -ENODEV: the machine has none. Any
    * thread. */
   int (*ged_notify)(vmm_vm *vm, uint32_t bits);
+  /* Change `len` bytes at `at` of the device configuration space of the queue's device; with `notify` the driver is
+   * told. -EINVAL outside of it. Any thread. */
+  int (*queue_config)(vmm_queue *queue, uint32_t at, const void *data, uint32_t len, int notify);
 };
 
 /* Events of ged_notify(), as the machine's ACPI tables have them. */

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .native import VmHandle
 
-SHARED, HUGE, PREFAULT, MERGEABLE, THP = 1, 2, 4, 8, 16
+SHARED, HUGE, PREFAULT, MERGEABLE, THP, LAZY = 1, 2, 4, 8, 16, 32
 
 
 class Window:

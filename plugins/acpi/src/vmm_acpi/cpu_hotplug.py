@@ -73,6 +73,8 @@ def controller(address: int) -> bytes:
 
 def methods(count: int) -> bytes:
     r"""What `\_SB.CPUS` needs for `count` possible CPUs (`cpus_aml` of a machine description)."""
+    if count > 0x1000:
+        raise ValueError(f"{count} CPUs; the names C000..CFFF tell 4096 apart")
     lock, select = "\\_SB.PRES.CPLK", "\\_SB.PRES.CSEL"
     return b"".join((
         status_method("CSTA", lock, select, "\\_SB.PRES.CPEN"),

@@ -7,8 +7,10 @@ from .tables import packed, sdt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
 
+    from .spec import Range
     from .tables import Ids
 
 ENABLED = 1
@@ -52,3 +54,31 @@ def slit(matrix: Sequence[Sequence[int]], ids: Ids) -> bytes:
         if len(row) != size or row[i] != 10 or not all(10 <= distance <= 255 for distance in row):
             raise ValueError(f"NUMA distances, row {i}: needs {size} values of 10..255 with 10 in column {i}")
     return sdt(b"SLIT", 1, packed("SLIT", "Q", size) + b"".join([bytes(row) for row in matrix]), ids)
+
+
+def describe(
+    spec: dict[str, Any],
+    nodes: Mapping[str, Mapping[int | str, int]],
+    zones: Mapping[str, Sequence[Sequence[int]]],
+    hotplug: Mapping[str, Range],
+    distances: Sequence[Sequence[int]],
+) -> None:
+    """Put nodes into the description of a machine, whose tables then have a SRAT and a SLIT.
+
+    nodes      "cpus", "memory_zones" and "pci_segments": which node each is in
+    zones      (address, bytes) of the pieces that each memory zone has
+    hotplug    of a zone: (address, bytes) for what comes later
+    distances  the SLIT's matrix
+    """
+    for index, cpu in enumerate(spec["cpus"]):
+        cpu["node"] = nodes["cpus"][index]
+    for segment in spec["segments"]:
+        if segment["id"] in nodes["pci_segments"]:
+            segment["node"] = nodes["pci_segments"][segment["id"]]
+    pieces = [(zone, base, size, False) for zone, places in zones.items() for base, size in places]
+    pieces += [(zone, base, size, True) for zone, (base, size) in hotplug.items()]
+    spec["memory"] = [
+        {"base": base, "size": size, "node": nodes["memory_zones"][zone], "hotplug": later}
+        for zone, base, size, later in pieces
+    ]
+    spec["distances"] = distances

@@ -85,7 +85,11 @@ def _firmware_tables(context: PlanContext, platform: dict[str, Any]) -> None:
     """ACPI tables: for fw_cfg if it is there, else in memory."""
     platform["ged"] = {"address": at.GED, "gsi": context.gsi(at.GED_GSI)}
     platform["pci_hotplug"] = {"address": at.PCI_HOTPLUG}
-    for address in (at.GED, at.PCI_HOTPLUG):
+    if context.layout.hotplug and context.config.memory.hotplug_method == "acpi":
+        from vmm_acpi import memory_hotplug
+
+        platform["memory_hotplug"] = {"address": at.MEMORY_HOTPLUG, "slots": memory_hotplug.SLOTS}
+    for address in _registers(platform):
         context.mmio(address, 4096, "arch-aarch64")
     tables = acpi(context, platform)
     if context.device_plan("fw-cfg"):
@@ -124,12 +128,29 @@ def acpi(context: PlanContext, platform: dict[str, Any]) -> Blob:
         "pci_hotplug": platform["pci_hotplug"]["address"],
         "preserve_boot_config": True,
         "serial": _places(context, "serial"),
-        "reserved": [(at.GED, 4096), (at.PCI_HOTPLUG, 4096)],
+        "reserved": [(address, 4096) for address in _registers(platform)],
         "extra": [node for nodes in context.hooks.vmm_acpi_nodes(context=context) for node in nodes],
     }
+    if "memory_hotplug" in platform:
+        from vmm_acpi import memory_hotplug as hotplug
+
+        spec["extra"].append(hotplug.controller(platform["memory_hotplug"]["address"], hotplug.SLOTS))
+        spec["scan"] = {"memory": hotplug.SCAN}
+    if config.numa:
+        from vmm_acpi import numa
+        from vmmcore.front import zones
+
+        planned = context.plan["memory"]["zones"]
+        numa.describe(spec, zones.nodes(config), {zone["id"]: zone["regions"] for zone in planned}, layout.hotplug,
+                      zones.distances(config))
     if gpio := _places(context, "gpio"):
         spec["gpio"] = gpio[0]
     return build_arm(spec)  # type: ignore[arg-type]
+
+
+def _registers(platform: dict[str, Any]) -> list[int]:
+    """Pages of registers that the tables speak of."""
+    return [platform[part]["address"] for part in ("ged", "memory_hotplug", "pci_hotplug") if part in platform]
 
 
 def _places(context: PlanContext, key: str) -> list[dict[str, int]]:

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from vmmcore.front.context import Layout, place_hotplug
+    from vmmcore.front.context import Layout
 
 MIN_BITS = 32  # the least that KVM makes (KVM API §4.2)
 USUAL_BITS = 40  # enough for 64-bit devices, and three levels of translation; more only where RAM needs it
@@ -22,7 +22,7 @@ MAX_CPUS = (at.GIC_DIST - at.GIC_ITS_SIZE - at.FLASH_END) // at.GIC_REDIST_SIZE
 
 def layout(config: Any) -> Layout:
     """The :class:`Layout` for a configuration. Raises UserError for RAM, CPUs or segments that do not fit."""
-    from vmmcore.front.planning import Layout
+    from vmmcore.front.context import Layout, place_hotplug
 
     if config.cpus.max > MAX_CPUS:
         raise UserError("--cpus max=", f"{config.cpus.max} vCPUs", f"this machine has room for {MAX_CPUS}")

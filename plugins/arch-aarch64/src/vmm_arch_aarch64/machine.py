@@ -29,6 +29,7 @@ class Platform(Base):
     irqchip, irq_pins = 0, at.IRQS - 32
     irq_line_base = 1 << 24 | 32  # KVM_ARM_IRQ_TYPE_SPI, and the first SPI's INTID
     msi_device_ids = True
+    fixed_cpus = "cpus: KVM makes no vCPU on Arm once the interrupt controller is set up, so their number cannot change"
     ports = (at.PORTS, at.PORTS_SIZE)
 
     def __init__(self, machine: Any) -> None:

@@ -169,12 +169,15 @@ def acpi(context: PlanContext, platform: dict[str, Any]) -> Blob:
         "reserved_io": [(platform["sleep_port"], 1), (platform["pm_timer_port"], 4)],
         "extra": [node for nodes in context.hooks.vmm_acpi_nodes(context=context) for node in nodes],
     }
-    add_hotplug(spec, platform)
     if context.config.numa:
-        from . import numa
+        from vmm_acpi import numa
+        from vmmcore.front import zones
 
-        numa.add(spec, context.config, context.plan["memory"]["zones"], layout.hotplug)
+        config, planned = context.config, context.plan["memory"]["zones"]
+        numa.describe(spec, zones.nodes(config), {zone["id"]: zone["regions"] for zone in planned}, layout.hotplug,
+                      zones.distances(config))
     try:
+        add_hotplug(spec, platform)
         return build_x86(spec)  # type: ignore[arg-type]
     except ValueError as error:
         if "CPU" not in str(error) and cpus.max < 256:
