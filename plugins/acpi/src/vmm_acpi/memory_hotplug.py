@@ -43,12 +43,13 @@ def _resources() -> bytes:
     def join_halves(low: str, high: str, target: str) -> bytes:
         return a.or_(a.shift_left(high, 32), low, target)
 
-    return a.method(
-        "MCRS", 1,
+    return b"".join((
         a.name("MR64", r.template(r.qword_memory(0, (1 << 64) - 2, cacheable=r.CACHEABLE))),
         a.create_qword_field("MR64", _MINIMUM, "MMIN"),
         a.create_qword_field("MR64", _MAXIMUM, "MMAX"),
         a.create_qword_field("MR64", _LENGTH, "MLEN"),
+    )) + a.method(
+        "MCRS", 1,
         a.acquire("MLCK"),
         a.store(a.ARG0, "MSEL"),
         join_halves("MHBL", "MHBH", "MMIN"),
