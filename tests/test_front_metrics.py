@@ -14,7 +14,7 @@ INFO = {"id": "web", "state": "running", "vcpus": 2, "max_vcpus": 4, "memory": 1
 COUNTERS = {
     "disk0": {"read_bytes": 4096, "queue0_requests": 3, "queue1_requests": 5, "odd-name": 1},
     "vcpu0": {"pio": 7, "mmio": 8, "cpu_ns": 1_500_000_000},
-    "vcpu1": {"pio": 9, "mmio": 0, "cpu_ns": 0},
+    "vcpu1": {"pio": 9, "mmio": 0, "cpu_ns": 0, "kvm_exits": 100, "kvm_halt_wait_ns": 500_000_000},
     "irq": {"route_updates": 2},
 }
 
@@ -29,7 +29,8 @@ def test_the_numbers_of_a_vm() -> None:
         'vmm_device_odd_name_total{vm="web",device="disk0",type="Disk"} 1',
         'vmm_queue_requests_total{vm="web",device="disk0",type="Disk",queue="1"} 5',
         'vmm_vcpu_exits_total{vm="web",vcpu="1",kind="pio"} 9', 'vmm_vcpu_cpu_seconds_total{vm="web",vcpu="0"} 1.5',
-        'vmm_irq_route_updates_total{vm="web"} 2',
+        'vmm_vcpu_kvm_exits_total{vm="web",vcpu="1"} 100.0',
+        'vmm_vcpu_kvm_halt_wait_seconds_total{vm="web",vcpu="1"} 0.5', 'vmm_irq_route_updates_total{vm="web"} 2',
     ):
         assert wanted in lines, wanted
 

@@ -65,6 +65,11 @@ def _samples(info: Info, counters: Counters) -> Iterator[Sample]:
 def _of_vcpu(labels: dict[str, str], name: str, value: int) -> Sample:
     if name == "cpu_ns":
         return "vmm_vcpu_cpu_seconds_total", "counter", "CPU time of the vCPU's thread.", labels, value / 1e9
+    if name.startswith("kvm_"):
+        what, unit, value_in = name, "", float(value)
+        if name.endswith("_ns"):
+            what, unit, value_in = name.removesuffix("_ns"), "_seconds", value / 1e9
+        return f"vmm_vcpu_{_name(what)}{unit}_total", "counter", f"{name[4:]} of KVM's statistics.", labels, value_in
     return "vmm_vcpu_exits_total", "counter", "Exits to the VMM.", {**labels, "kind": name}, value
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from vmmcore.device import Device
 
+    from .kvmstats import KvmStats
     from .pci import Segment
 
 PIO, MMIO = 0, 1
@@ -190,6 +191,7 @@ class Machine:
         self._loops_taken = 0
         self._lines: list[IrqLine] = []
         self._bridge: Any = None
+        self._kvm_stats: KvmStats | None = None
         self._event = ffi.new("struct vmm_event *")
 
     # --- building ---
@@ -441,10 +443,14 @@ class Machine:
     def counters(self) -> dict[str, dict[str, int]]:
         """Per device and per vCPU: numbers that only grow."""
         found = {id: device._counters() for id, device in self.devices.items()}
+        if self._kvm_stats is None:
+            from .kvmstats import KvmStats
+
+            self._kvm_stats = KvmStats()
         for index in sorted(self.vcpus):
-            found[f"vcpu{index}"] = {name: lib.vmm_vcpu_exits(self.vm, index, kind)
-                                     for kind, name in enumerate(EXITS)}
-            found[f"vcpu{index}"]["cpu_ns"] = lib.vmm_vcpu_cpu_ns(self.vm, index)
+            exits = {name: lib.vmm_vcpu_exits(self.vm, index, kind) for kind, name in enumerate(EXITS)}
+            found[f"vcpu{index}"] = {**exits, "cpu_ns": lib.vmm_vcpu_cpu_ns(self.vm, index),
+                                     **self._kvm_stats.of(lib.vmm_vcpu_fd(self.vm, index))}
         device, name, value = ffi.new("const char **"), ffi.new("const char **"), ffi.new("uint64_t *")
         index = 0
         while lib.vmm_counter_next(self.vm, index, device, name, value):

@@ -37,7 +37,8 @@ def between(before: Sample, after: Sample) -> dict[str, Any]:
         vcpu = _VCPU.fullmatch(owner)
         if vcpu:
             used = rates.pop("cpu_ns", 0.0)
-            view["vcpus"].append({"vcpu": int(vcpu[1]), "cpu": used / 1e9, "exits": rates})
+            kvm = {name[4:]: rates.pop(name) for name in list(rates) if name.startswith("kvm_")}
+            view["vcpus"].append({"vcpu": int(vcpu[1]), "cpu": used / 1e9, "exits": rates, "kvm": kvm})
         else:
             _device(view, owner, rates)
     view["vcpus"].sort(key=lambda row: row["vcpu"])

@@ -12,16 +12,19 @@ if TYPE_CHECKING:
     from typing import Any
 
 EXITS = ("pio", "mmio", "interrupted", "other")
+#: of KVM's own numbers, by their names on both architectures
+HALTS = ("halt_exits", "wfi_exit_stat", "wfe_exit_stat")
 QUEUE = ("requests", "out_bytes", "in_bytes", "kicks", "interrupts")
 
 
 def tables(name: str, view: dict[str, Any]) -> Group:
     """One screen."""
     parts: list[Any] = [Text(f"{name}: {view['state']}, each second of {view['seconds']:.1f} s", style="bold")]
-    vcpus = _table("vCPU", "CPU", *(f"{kind} exits" for kind in EXITS))
+    vcpus = _table("vCPU", "CPU", "KVM exits", "halts", *(f"{kind} exits" for kind in EXITS))
     for row in view["vcpus"]:
         exits = (_number(row["exits"].get(kind, 0.0)) for kind in EXITS)
-        vcpus.add_row(str(row["vcpu"]), f"{row['cpu']:.0%}", *exits)
+        kvm, halts = row["kvm"], sum(row["kvm"].get(name, 0.0) for name in HALTS)
+        vcpus.add_row(str(row["vcpu"]), f"{row['cpu']:.0%}", _number(kvm.get("exits", 0.0)), _number(halts), *exits)
     parts.append(vcpus)
     if view["queues"]:
         queues = _table("queue", *(name.replace("_", " ") for name in QUEUE))
