@@ -164,7 +164,8 @@ def add_ram(machine: Machine, gpa: int, size: int, how: dict[str, Any]) -> None:
 
 def check_zone(machine: Machine, zone: str, wanted: int) -> None:
     """Raise VmmError unless there is a zone of this name that can have `wanted` bytes."""
-    _zone_device(machine, zone).check_size(wanted - _zone_ram(machine, zone))
+    extra = wanted - _zone_ram(machine, zone)
+    _zone_device(machine, zone).check_size(extra)
 
 
 def resize_zone(machine: Machine, zone: str, wanted: int) -> None:

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CPUs and memory plugged into a bare-metal guest by its VMM, taken back, and there after a reboot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from baremetal_suite import guest
+
+from vmmcore import Vm, VmConfig
+from vmmcore.errors import GuestError
+from vmmcore.front.config import DeviceConfig
+
+pytestmark = pytest.mark.needs_kvm
+
+MIB = 1 << 20
+BOOT = 64 * MIB
+BLOCK = 128 * MIB
+FOREVER = '#include "guest.h"\nint main(struct hvm_start_info *si) { (void)si; for (;;) pause(); }'
+
+
+def config(kernel: Path | None, **more: object) -> VmConfig:
+    values: dict[str, object] = {"cpus": "boot=1,max=3", "memory": "64M,hotplug_size=1G",
+                                 "devices": [DeviceConfig("serial", "null")], **more}
+    return VmConfig(kernel=kernel, **values)  # type: ignore[arg-type]
+
+
+@contextmanager
+def machine(**more: object) -> Iterator[Vm]:
+    """A guest that does nothing, running."""
+    from vmm_testkit.baremetal import BareMetal
+
+    with Vm(config(BareMetal(FOREVER).build(), **more)) as vm:
+        vm.boot()
+        yield vm
+
+
+def until(vm: Vm, event: str, **wanted: object) -> dict[str, object]:
+    for name, data in vm.events(timeout=60):
+        if name == event and wanted.items() <= data.items():
+            return data
+    raise AssertionError(f"no event {event} {wanted}")
+
+
+def threads(vm: Vm) -> list[str]:
+    names = []
+    for task in Path(f"/proc/{vm.pid}/task").iterdir():
+        names.append((task / "comm").read_text().strip())
+    return sorted(name for name in names if name.startswith("vcpu"))
+
+
+def test_guest_gets_cpus_and_memory_and_gives_cpus_back(tmp_path: Path) -> None:
+    where = Vm(config(guest("hotplug", CPU_AT=0, MEMORY_AT=0).build())).plan["platform"]
+    kernel = guest("hotplug", CPU_AT=f"{where['cpu_hotplug']['address']:#x}ul",
+                   MEMORY_AT=f"{where['memory_hotplug']['address']:#x}ul").build()
+    path = str(tmp_path / "serial")
+    os.mkfifo(path)
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), errors="replace") as text:
+        with Vm(config(kernel, devices=[DeviceConfig("serial", {"file": path})])) as vm:
+            vm.create()
+            os.set_blocking(text.fileno(), True)
+
+            def line(wanted: str) -> None:
+                for found in text:
+                    if found.strip() == wanted:
+                        return
+                    assert "check failed" not in found, found
+                raise AssertionError(f"the guest never said {wanted}")
+
+            vm.boot()
+            line("NMI")
+            vm.nmi()
+            line("PLUG")
+            vm.resize(cpus=3, memory=BOOT + BLOCK)
+            line("MORE")
+            vm.resize(memory=BOOT + 3 * BLOCK)
+            info = vm.info()
+            assert (info["vcpus"], info["max_vcpus"]) == (3, 3)
+            assert info["memory"] == info["memory_actual"] == BOOT + 3 * BLOCK
+            assert threads(vm) == ["vcpu0", "vcpu1", "vcpu2"]
+            line("UNPLUG")
+            vm.resize(cpus=1)
+            until(vm, "cpus-resized", cpus=1, pending=0)
+            assert vm.info()["vcpus"] == 1 and threads(vm) == ["vcpu0"]
+            line("AGAIN")
+            vm.resize(cpus=2)
+            line("RESET")
+            line("EXIT:0")
+            assert vm.wait(30) == 0
+
+
+def test_removal_that_the_guest_ignores_stays_pending_and_can_be_taken_back() -> None:
+    with machine() as vm:
+        vm.resize(cpus=3)
+        assert until(vm, "cpus-resized")["cpus"] == 3
+        vm.resize(cpus=1)
+        assert vm.info()["vcpus"] == 3 and len(threads(vm)) == 3
+        vm.resize(cpus=2)
+        assert until(vm, "cpus-resized") == {"cpus": 3, "pending": 1}
+        vm.reboot()
+        until(vm, "rebooted")
+        assert vm.info()["vcpus"] == 2, "a reboot gives the guest what was asked for"
+
+
+def test_memory_grows_at_once_and_shrinks_at_the_reboot() -> None:
+    with machine() as vm:
+        vm.resize(memory=BOOT + 2 * BLOCK)
+        assert until(vm, "memory-resized") == {"memory": BOOT + 2 * BLOCK, "memory_actual": BOOT + 2 * BLOCK}
+        vm.resize(memory=BOOT + BLOCK)
+        assert vm.info()["memory"] == BOOT + 2 * BLOCK
+        vm.reboot()
+        until(vm, "rebooted")
+        assert vm.info()["memory"] == BOOT + BLOCK
+        for step in range(2, 9):
+            vm.resize(memory=BOOT + step * BLOCK)
+        assert vm.info()["memory"] == BOOT + 8 * BLOCK
+
+
+def test_slots_of_memory_run_out_and_a_reboot_makes_them_one() -> None:
+    with machine(memory="64M,hotplug_size=2G") as vm:
+        for step in range(1, 9):
+            vm.resize(memory=BOOT + step * BLOCK)
+        with pytest.raises(GuestError, match="all slots .* are in use"):
+            vm.resize(memory=BOOT + 9 * BLOCK)
+        vm.reboot()
+        until(vm, "rebooted")
+        vm.resize(memory=BOOT + 9 * BLOCK)
+        assert vm.info()["memory"] == BOOT + 9 * BLOCK
+
+
+@pytest.mark.parametrize(("wanted", "words"), [
+    ({"cpus": 0}, "cpus: 0 is not 1 to 3"),
+    ({"cpus": 4}, "cpus: 4 is not 1 to 3.*max="),
+    ({"memory": BOOT - 1}, "memory: .* is not 67108864 to"),
+    ({"memory": BOOT + (1 << 40)}, "memory: .* is not 67108864 to"),
+    ({"memory": BOOT + MIB}, "no multiple of 128 MiB"),
+    ({"balloon": 0}, "balloon: this VM has none"),
+    ({"cpus": 3, "memory": 1}, "memory: 1 bytes is not"),
+])
+def test_what_cannot_be_says_why_and_changes_nothing(wanted: dict[str, int], words: str) -> None:
+    with machine() as vm:
+        before = vm.info()
+        with pytest.raises(GuestError, match=words):
+            vm.resize(**wanted)
+        assert vm.info() == before
+
+
+def test_machines_without_room() -> None:
+    with machine(cpus=1, memory="64M") as vm:
+        with pytest.raises(GuestError, match="max="):
+            vm.resize(cpus=2)
+        with pytest.raises(GuestError, match="hotplug_size="):
+            vm.resize(memory=2 * BOOT)
+        with pytest.raises(GuestError, match="no memory zone 'a'"):
+            vm.resize_zone("a", BOOT)
+        vm.resize(cpus=1, memory=BOOT)
+
+
+def test_two_hundred_resizes_leave_nothing_behind() -> None:
+    def held(vm: Vm) -> tuple[int, int]:
+        return len(os.listdir(f"/proc/{vm.pid}/fd")), len(threads(vm))
+
+    with machine() as vm:
+        vm.resize(cpus=3)
+        vm.reboot()
+        assert vm.info()["vcpus"] == 3
+        before = held(vm)
+        for n in range(200):
+            vm.resize(cpus=1 + n % 3)
+            if n % 20 == 0:
+                vm.pause()
+                vm.resize(cpus=3)
+                vm.resume()
+        vm.resize(cpus=3)
+        assert held(vm) == before
+
+
+def test_affinity_holds_for_a_cpu_that_comes_later() -> None:
+    host = sorted(os.sched_getaffinity(0))[-1]
+    with machine(cpus=f"boot=1,max=3,affinity=[2@[{host}]]") as vm:
+        vm.resize(cpus=3)
+        for task in Path(f"/proc/{vm.pid}/task").iterdir():
+            if (task / "comm").read_text().strip() == "vcpu2":
+                assert os.sched_getaffinity(int(task.name)) == {host}
+                return
+    raise AssertionError("no thread vcpu2")
