@@ -15,8 +15,10 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
+from vmm_testkit.baremetal import BareMetal
 
 VMM = str(Path(sys.executable).parent / "vmm")
 
@@ -79,7 +81,7 @@ def test_once_as_json(api: Api) -> None:
     assert queue["requests"] * view["seconds"] == pytest.approx(500)
     assert view["devices"][0]["rates"]["read_bytes"] * view["seconds"] == pytest.approx(2048)
     assert view["vcpus"][0]["exits"] == {"pio": 0.0, "mmio": pytest.approx(1 / view["seconds"])}
-    assert api.looks == 2
+    assert api.looks == 2, "one look before, one after"
 
 
 def test_once_as_a_table(api: Api) -> None:
@@ -108,14 +110,14 @@ def test_nobody_listens(tmp_path: Path) -> None:
     done = top("--api-socket", str(tmp_path / "none"), "--once")
     assert done.returncode == 2
     assert done.stderr == (f"vmm: error: --api-socket: {tmp_path}/none: No such file or directory; "
-                           "name the socket of a `vmm run --api-socket` that runs\n")
+                           "name the socket of a running `vmm run --api-socket`\n")
 
 
 def test_an_api_without_a_vm(api: Api) -> None:
     api.status = 404
     done = top("--api-socket", str(api.server_address), "--once")
     assert done.returncode == 1
-    assert done.stderr == "vmm: error: vm.info: 404 Not Found: the VM is not created\n"
+    assert done.stderr == "vmm: error: the VM is not created (404)\n"
 
 
 def test_an_api_that_ends(api: Api) -> None:
@@ -127,3 +129,51 @@ def test_an_api_that_ends(api: Api) -> None:
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert said.count("\n") == 1
+
+
+GUEST = r"""
+#include "virtio.h"
+static u8 ring[3 * 4096] __attribute__((aligned(4096)));
+static u8 entropy[64];
+
+int main(struct hvm_start_info *si) {
+  (void)si;
+  struct virtio dev;
+  struct virtq q;
+  CHECK(virtio_find(&dev, 4), "no device, %d", 4);
+  CHECK(virtio_negotiate(&dev, 0), "features refused, offered %lx", virtio_offered(&dev));
+  CHECK(virtq_setup(&dev, &q, 0, 64, ring), "no queue, %d", 0);
+  virtio_driver_ok(&dev);
+  for (;;) {
+    struct virtq_piece pieces[] = {{entropy, sizeof entropy, 1}};
+    virtq_request(&q, pieces, 1);
+  }
+}
+"""
+
+
+@pytest.mark.needs_kvm
+def test_a_guest_that_works(tmp_path: Path) -> None:
+    """A whole machine: a guest that asks for entropy all the time, and its API."""
+    kernel, path = str(BareMetal(GUEST).build()), tmp_path / "api.sock"
+    vm = subprocess.Popen([VMM, "run", "--kernel", kernel, "--memory", "32M", "--serial", "null", "--rng",
+                           "--api-socket", str(path)], stdin=subprocess.DEVNULL)
+    try:
+        while not path.exists():
+            assert vm.poll() is None
+        view: dict[str, Any] = {}
+        while not any(row["requests"] for row in view.get("queues", ())):
+            done = top("--api-socket", str(path), "--once", "--json", "--interval", "0.2")
+            assert done.returncode == 0, done.stderr
+            view = json.loads(done.stdout)
+        queue, = view["queues"]
+        assert queue["device"] == "rng0"
+        assert queue["in_bytes"] == pytest.approx(64 * queue["requests"])
+        assert queue["out_bytes"] == 0
+        assert {row["device"]: row["rates"] for row in view["devices"]}["rng0"]["bytes"] > 0
+        vcpu, = view["vcpus"]
+        assert vcpu["cpu"] > 0
+        assert vcpu["kvm"].get("exits", 1) > 0
+    finally:
+        vm.terminate()
+        vm.wait(60)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``vmm top``: `client` asks a VM's API, `rates` compares two answers, `screen` shows that, `cli` is the command."""
+"""``vmm top``: `cli` is the command and asks a VM's API, `rates` compares two answers, `screen` shows that."""

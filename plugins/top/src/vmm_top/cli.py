@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from vmm_api_rest.client import Client
+
 
 @click.command(short_help="Watch a VM's vCPUs, queues and devices.",
                context_settings={"help_option_names": ["-h", "--help"]})
@@ -21,31 +23,33 @@ if TYPE_CHECKING:
 def top(api_socket: str, interval: float, once: bool, as_json: bool) -> None:
     """Show what a running VM does in each second: CPU time and exits of its vCPUs, requests and bytes of its
     virtqueues, and what its devices count. Ctrl-C ends it."""
-    from .client import Client
+    from vmm_api_rest.client import Client
 
     api_socket = api_socket.removeprefix("path=")
-    client = Client(api_socket)
+    views = _views(Client(api_socket, timeout=10.0), interval, once)
     try:
-        views = _views(client, interval, once)
         if as_json:
             _print_json(views)
         else:
             _show(api_socket, views)
     except KeyboardInterrupt:
         pass
-    finally:
-        client.close()
 
 
-def _views(client: Any, interval: float, once: bool) -> Iterator[dict[str, Any]]:
+def _views(client: Client, interval: float, once: bool) -> Iterator[dict[str, Any]]:
+    """Look, and look again. Raises UserError (nobody listens there), VmmError (there is no VM, or none any more)."""
     import time
 
-    from .rates import between
+    from .rates import Sample, between
 
-    before = client.sample()
+    def look() -> Sample:
+        state = str(client.call("GET", "vm.info").get("state", ""))
+        return Sample(time.monotonic(), state, client.call("GET", "vm.counters"))
+
+    before = look()
     while True:
         time.sleep(max(0.0, before.time + interval - time.monotonic()))
-        after = client.sample()
+        after = look()
         yield between(before, after)
         if once:
             return
