@@ -51,6 +51,9 @@ def finish(context: PlanContext, entry: dict[str, Any] | None) -> None:
 
     if entry["protocol"] == "firmware":
         _firmware_tables(context, platform)
+    elif layout.hotplug and config.memory.hotplug_method == "acpi":
+        raise UserError("--memory hotplug_method=", "a kernel without firmware finds no ACPI on AArch64",
+                        "use hotplug_method=virtio-mem, or --firmware")
     stdout = [d["resources"]["fdt_stdout"] for d in plan["devices"] if d["resources"].get("fdt_stdout")]
     data = tree.blob(
         tree.machine(

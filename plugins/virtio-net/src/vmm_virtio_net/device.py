@@ -154,6 +154,12 @@ class VirtioNet(VirtioDevice):
         if self.kind == "tap" and self.control.filtered:
             lib.net_tap_filter(self.taps[0], 0, 0, b"")
 
+    def memory_added(self) -> None:
+        """The kernel has a list of the RAM of its own: it gets the new one at the next start."""
+        if self.running and self._vhost_running:
+            self._enter("paused")
+            self._enter("activated")
+
     def remove(self) -> None:
         import posix
 
