@@ -23,6 +23,7 @@ GROUP = "vmmcore.api"
 
 def run_served(given: dict[str, Any], wanted: list[tuple[str, str]]) -> int:
     """Run the VM that the options describe, or wait for one to be created. The exit status. Raises VmmError."""
+    from ..devices import plugin_argument
     from ..planning import plugins_for
 
     if given["plan"] is not None:
@@ -34,6 +35,9 @@ def run_served(given: dict[str, Any], wanted: list[tuple[str, str]]) -> int:
     if config.kernel is None and config.firmware is None:
         _check_idle(given, [key for key, _ in wanted if key not in {device.type for device in front}])
         config.devices = []
+        for text in config.plugins:
+            plugins.load_named(plugin_argument(text)[0])
+        config.plugins = [text for text in config.plugins if plugin_argument(text)[1]]  # the others make no device
     serve = _server(plugins)
     if not front:
         return serve(given["api_socket"], config, plugins)

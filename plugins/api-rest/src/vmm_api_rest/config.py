@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 #: switches of Cloud Hypervisor's that do nothing here unless they are on
 SWITCHES = ("iommu", "landlock_enable")
 LISTS = ("rate_limit_groups", "landlock_rules")
+PAYLOAD = ("kernel", "initramfs", "cmdline", "firmware")
 PAYLOAD_LATER = ("igvm", "host_data")
 
 
 def complete(given: Json, catalog: Catalog) -> Json:
     """A VmConfig that fits the schema, with every default written out. Raises UserError, NotServed, ApiError (409)."""
-    config = _show_parts(VmConfig(**_parts(given)))
-    config["payload"] = _payload(given.get("payload") or {})
+    config = _show_parts(VmConfig(**_payload(given.get("payload") or {}), **_parts(given)))
     for key in SWITCHES:
         if given.get(key):
             raise NotServed(f"{key}=true")
@@ -68,7 +68,7 @@ def complete(given: Json, catalog: Catalog) -> Json:
 
 def check_parts(config: Json) -> Json:
     """A complete config after a change of its sizes. Raises UserError."""
-    return config | _show_parts(VmConfig(**_parts(config)))
+    return config | _show_parts(VmConfig(**_payload(config["payload"]), **_parts(config)))
 
 
 def _parts(config: Json) -> Json:
@@ -91,7 +91,15 @@ def _show_parts(config: VmConfig) -> Json:
     memory = MEMORY.show(config.memory.to_dict())
     if config.memory_zones:
         memory |= {"size": 0, "zones": [ZONE.show(zone.to_dict()) for zone in config.memory_zones]}
-    found: Json = {"cpus": CPUS.show(config.cpus.to_dict()), "memory": memory, **dict.fromkeys(SWITCHES, False)}
+    payload: Json = {"kernel": config.kernel, "initramfs": config.initramfs, "cmdline": config.cmdline}
+    if config.firmware is not None:
+        payload["firmware"] = _firmware(config.firmware)
+    found: Json = {
+        "cpus": CPUS.show(config.cpus.to_dict()),
+        "memory": memory,
+        "payload": {key: value for key, value in payload.items() if value is not None},
+        **dict.fromkeys(SWITCHES, False),
+    }
     if config.platform is not None:
         found["platform"] = PLATFORM.show(config.platform.to_dict())
     if config.numa:
@@ -102,15 +110,13 @@ def _show_parts(config: VmConfig) -> Json:
 
 
 def _payload(given: Json) -> Json:
+    """Arguments of vmm's VmConfig for what is booted. Raises UserError, NotServed."""
     for key in PAYLOAD_LATER:
         if given.get(key) is not None:
             raise NotServed(f"payload.{key}")
-    payload = {key: given[key] for key in ("kernel", "initramfs", "cmdline", "firmware") if given.get(key) is not None}
+    payload = {key: given[key] for key in PAYLOAD if given.get(key) is not None}
     if not payload.keys() & {"kernel", "firmware"}:
         raise UserError("payload", "nothing to boot", "give kernel or firmware")
-    firmware = payload.get("firmware")
-    if isinstance(firmware, dict):
-        payload["firmware"] = {key: item for key, item in firmware.items() if item is not None}
     return payload
 
 
@@ -186,7 +192,6 @@ def free_id(key: str, taken: set[str]) -> str:
 
 def to_vm_config(config: Json, base: VmConfig, catalog: Catalog, fds: dict[str, list[int]]) -> VmConfig:
     """vmm's configuration. `base` gives what the JSON has no words for, `fds` descriptors by device id."""
-    payload = config["payload"]
     devices = []
     for section, kind, item in devices_of(config, catalog):
         options = catalog.form(kind).read(item, section.field) if item is not None else {}
@@ -194,21 +199,15 @@ def to_vm_config(config: Json, base: VmConfig, catalog: Catalog, fds: dict[str, 
             options["fd"] = fds[item["id"]]
         devices.append(DeviceConfig(kind.key, options))
     return VmConfig(
-        kernel=payload.get("kernel"), initramfs=payload.get("initramfs"), cmdline=payload.get("cmdline"),
-        firmware=payload.get("firmware"),
         devices=devices + [device for device in base.devices if device.type == PLUGIN],
         plugins=base.plugins, default_plugins=base.default_plugins, id=base.id, timing=base.timing,
-        **_parts(config),
+        **_payload(config["payload"]), **_parts(config),
     )  # fmt: skip
 
 
 def from_vm_config(config: VmConfig, catalog: Catalog) -> Json:
     """The JSON of a configuration that came from flags or a file. Raises UserError."""
-    payload: Json = {"kernel": config.kernel, "initramfs": config.initramfs, "cmdline": config.cmdline}
-    if config.firmware is not None:
-        payload["firmware"] = _firmware(config.firmware)
     found = _show_parts(config)
-    found["payload"] = {key: value for key, value in payload.items() if value is not None}
     for device in config.devices:
         if device.type == PLUGIN:
             continue  # stays in the configuration that `to_vm_config` is given

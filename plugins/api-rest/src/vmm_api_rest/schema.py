@@ -48,6 +48,8 @@ def check(value: Any, schema: Schema, where: str, components: dict[str, Schema])
         for index, item in enumerate(value):
             check(item, schema.get("items", {}), f"{where}[{index}]", components)
     elif isinstance(value, str):
+        if any("\ud800" <= char < "\ue000" for char in value):
+            raise UserError(where, "holds half a surrogate pair, which is no text")
         if not schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value)):
             raise UserError(where, "is empty" if not value else f"{len(value)} characters are too few or too many")
         if "pattern" in schema and not re.search(schema["pattern"], value):

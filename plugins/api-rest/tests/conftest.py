@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that serve the API, and tiny guests for them to run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_served import FOREVER, MIB, Served
+from vmm_testkit.baremetal import BareMetal
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Start processes that serve the API; they are ended after the test."""
+    started: list[Served] = []
+
+    def start(*args: str, **more: Any) -> Served:
+        started.append(Served(more.pop("socket", tmp_path / f"api{len(started)}.sock"), *args, **more))
+        return started[-1].ready()
+
+    yield start
+    for served in started:
+        served.stop()
+
+
+@pytest.fixture
+def api(serve: Callable[..., Served]) -> Served:
+    """One that waits for vm.create."""
+    return serve()
+
+
+@pytest.fixture(scope="session")
+def forever() -> Path:
+    """A guest that runs until it is ended."""
+    return BareMetal(FOREVER).build()
+
+
+@pytest.fixture
+def running(api: Served, forever: Path) -> Served:
+    """One whose VM runs."""
+    api.create(forever)
+    api.call("PUT", "vm.boot")
+    return api
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.touch()
+    os.truncate(path, MIB)
+    return path

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Devices through the API: added and removed, cold and hot, with descriptors, by third parties' types."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_served import MIB, Served
+
+pytestmark = pytest.mark.needs_kvm
+
+#: linux/if_tun.h
+TUNSETIFF, IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x400454CA, 0x2, 0x1000, 0x4000
+
+
+def disks(api: Served) -> list[str]:
+    return [disk.get("id") for disk in api.info()["config"].get("disks", [])]
+
+
+def tree(api: Served) -> dict[str, Any]:
+    found: dict[str, Any] = api.info()["device_tree"]
+    return found
+
+
+def test_a_disk_comes_and_goes(running: Served, image: Path) -> None:
+    before = len(running.fds())
+    for _ in range(3):
+        answer = running.call("PUT", "vm.add-disk", {"path": str(image), "id": "data"})
+        assert answer["id"] == "data"
+        assert tree(running)["data"]["pci_bdf"] == answer["bdf"]
+        assert disks(running) == ["data"]
+        assert running.put("vm.resize-disk", {"id": "data", "desired_size": 2 * MIB}) == 204
+        assert image.stat().st_size == 2 * MIB
+        assert running.put("vm.remove-device", {"id": "data", "force": True}) == 204
+        assert disks(running) == []
+        assert "data" not in tree(running)
+        assert running.put("vm.remove-device", {"id": "data", "force": True}) == 404
+    assert len(running.fds()) <= before + 1  # a connection that is being closed
+
+
+def test_what_was_added_is_there_after_the_next_boot(running: Served, image: Path) -> None:
+    running.call("PUT", "vm.add-disk", {"path": str(image), "id": "data"})
+    assert running.put("vm.reboot") == 204
+    assert "data" in tree(running)
+    running.put("vm.shutdown")
+    assert disks(running) == ["data"]
+    assert running.put("vm.boot") == 204
+    assert "data" in tree(running)
+
+
+def test_what_was_removed_is_not(running: Served) -> None:
+    assert running.put("vm.remove-device", {"id": "rng0", "force": True}) == 204
+    running.put("vm.shutdown")
+    assert "rng" not in running.info()["config"]
+    running.put("vm.boot")
+    assert "rng0" not in tree(running)
+
+
+def test_cold_devices(api: Served, forever: Path, image: Path) -> None:
+    assert api.put("vm.add-disk", {"path": str(image)}) == 404
+    api.create(forever)
+    assert api.request("PUT", "vm.add-disk", {"path": str(image), "id": "a"}) == (204, None)
+    assert api.put("vm.add-disk", {"path": "/elsewhere", "id": "a"}) == 409
+    assert disks(api) == ["a"]
+    assert api.put("vm.remove-device", {"id": "a"}) == 204
+    assert api.put("vm.remove-device", {"id": "a"}) == 404
+    assert api.request("PUT", "vm.add-disk", {"path": str(image)}) == (204, None)
+    assert api.put("vm.boot") == 204
+    assert disks(api) == ["disk0"]
+
+
+@pytest.mark.parametrize(("call", "body", "status", "words"), [
+    ("vm.add-disk", {"path": "/nonexistent"}, 400, "--disk path=: /nonexistent: No such file"),
+    ("vm.add-disk", {"path": "/x", "num_queues": 0}, 400, "num_queues: 0 is too small"),
+    ("vm.add-disk", {"path": "/x", "readonly": "yes"}, 400, "readonly: expected boolean"),
+    ("vm.add-disk", {"path": "/x", "redonly": True}, 400, "did you mean readonly?"),
+    ("vm.add-disk", {"path": "/x", "vhost_user": True}, 501, "disks.vhost_user=True is not served yet"),
+    ("vm.add-disk", {}, 400, "path: missing"),
+    ("vm.add-net", {"mac": "nonsense"}, 400, "net mac=: 'nonsense'"),
+    ("vm.add-rng", {}, 404, "there is no /api/v1/vm.add-rng"),
+    ("vm.add-device-type/rng", {}, 409, "there is one rng at most"),
+    ("vm.add-device-type/serial", {"mode": "Null"}, 409, "there is one serial at most"),
+    ("vm.add-device-type/debugcon", {"mode": "Null"}, 400, "only PCI devices can be added to a running VM"),
+    ("vm.add-fs", {"tag": "t", "socket": "s"}, 501, "not served yet"),
+    ("vm.add-device-type/nonsense", {}, 404, "there is no"),
+    ("vm.resize-disk", {"id": "nonsense", "desired_size": 512}, 404, "there is no disk 'nonsense'"),
+    ("vm.resize", {"desired_balloon": 4096}, 400, "desired_balloon: the VM has no balloon"),
+    ("vm.resize-zone", {"id": "z", "desired_ram": 4096}, 404, "there is no memory zone 'z'"),
+])  # fmt: skip
+def test_refusals_are_one_line_and_change_nothing(
+    running: Served, call: str, body: Any, status: int, words: str
+) -> None:
+    before = running.info()
+    answer = running.request("PUT", call, body)
+    assert answer[0] == status, answer
+    (line,) = answer[1]
+    assert words in line
+    assert "\n" not in line
+    assert running.info() == before
+
+
+def test_a_network_from_a_descriptor(running: Served) -> None:
+    try:
+        tap = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH22x", b"apitap%d", IFF_TAP | IFF_NO_PI | IFF_VNET_HDR))
+    except OSError as error:
+        pytest.skip(f"needs /dev/net/tun and the right to make a TAP: {error}")
+    before = len(running.fds())
+    try:
+        status, answer = running.request("PUT", "vm.add-net", {"id": "n", "fds": [7]}, fds=[tap])
+        assert status == 200, answer
+        assert running.info()["config"]["net"][0]["fds"] == [-1]
+        # It is kept: the VM may be booted again.
+        assert running.put("vm.shutdown") == 204
+        assert running.put("vm.boot") == 204
+        assert "n" in tree(running)
+        assert running.put("vm.remove-device", {"id": "n", "force": True}) == 204
+        assert len(running.fds()) <= before + 1
+        # One that is no TAP is refused, and does not stay open.
+        with open("/dev/null") as null:
+            assert running.request("PUT", "vm.add-net", {}, fds=[null.fileno()])[0] == 400
+            assert running.request("PUT", "vm.pause", None, fds=[null.fileno()])[0] == 204
+        assert sum("/dev/null" in path for path in running.fds()) <= 1
+    finally:
+        os.close(tap)
+
+
+THIRD_PARTY = """
+from vmmcore import Option, Options, PciDevice
+from vmmcore.hooks import DeviceType, hookimpl
+
+API = (1, 0)
+
+class BellOptions(Options):
+    tone = Option(int, 440, "Hz", min=20, max=20000)
+
+class Bell(PciDevice):
+    vendor_id, device_id = 0x1234, 0x0042
+
+@hookimpl
+def vmm_device_types():
+    return [DeviceType("bell", "bell:Bell", options=BellOptions, doc="A bell.")]
+"""
+
+
+def test_a_third_partys_device(serve: Callable[..., Served], forever: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "bell.py"
+    plugin.write_text(THIRD_PARTY)
+    api = serve("--plugin", str(plugin))
+    document = api.call("GET", "openapi.json")
+    assert document["components"]["schemas"]["BellDevice"]["properties"]["tone"]["maximum"] == 20000
+    assert "/vm.add-device-type/bell" in document["paths"]
+    api.create(forever, bell=[{"tone": 880, "id": "big"}])
+    assert api.put("vm.boot") == 204
+    assert api.info()["config"]["bell"] == [{"tone": 880, "id": "big", "pci_segment": 0}]
+    assert api.put("vm.add-device-type/bell", {"tone": 1}) == 400
+    answer = api.call("PUT", "vm.add-device-type/bell", {"tone": 100})
+    assert answer["id"] in tree(api)
+    assert api.put("vm.remove-device", {"id": "big", "force": True}) == 204
+    assert [bell["tone"] for bell in api.info()["config"]["bell"]] == [100]

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The VM's life through the API: states, answers, and what is left at the end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from api_served import HEAD, MIB, Served
+from vmm_testkit.baremetal import BareMetal
+
+pytestmark = pytest.mark.needs_kvm
+
+AT_ONCE = HEAD + "int main(struct hvm_start_info *si) { (void)si; return 0; }"
+
+
+def test_life_cycle(api: Served, forever: Path) -> None:
+    assert api.request("GET", "vm.info")[0] == 404
+    assert api.put("vm.boot") == 404
+    api.create(forever)
+    assert api.info()["state"] == "Created"
+    assert api.put("vm.pause") == 405
+    assert api.put("vm.boot") == 204
+    assert api.info()["state"] == "Running"
+    assert api.put("vm.boot") == 405
+    assert api.put("vm.resume") == 405
+    assert api.put("vm.pause") == 204
+    assert api.info()["state"] == "Paused"
+    assert api.put("vm.pause") == 405
+    assert api.put("vm.resume") == 204
+    assert "vcpu0" in api.call("GET", "vm.counters")
+    assert api.put("vm.reboot") == 204
+    assert api.info()["state"] == "Running"
+    assert api.put("vm.shutdown") == 204
+    assert api.info()["state"] == "Created"
+    assert api.put("vm.boot") == 204
+    assert api.put("vm.delete") == 204
+    assert api.request("GET", "vm.info")[0] == 404
+    assert api.put("vm.delete") == 204
+
+
+def test_nothing_is_left_of_a_vm(api: Served, forever: Path) -> None:
+    api.create(forever)
+    api.put("vm.boot")
+    api.put("vm.shutdown")
+    before = api.fds()
+    for _ in range(5):
+        assert api.put("vm.boot") == 204
+        assert api.put("vm.shutdown") == 204
+    assert len(api.fds()) == len(before)
+
+
+def test_the_process_ends_when_it_is_told_to(api: Served, forever: Path) -> None:
+    api.create(forever)
+    api.put("vm.boot")
+    assert api.put("vmm.shutdown") == 204
+    assert api.end() == (0, "")
+    assert not os.path.exists(api.path)
+
+
+def test_the_process_ends_with_a_guest_that_ends(api: Served) -> None:
+    api.create(BareMetal(AT_ONCE).build())
+    api.put("vm.boot")
+    assert api.end() == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_vm_and_process(running: Served, number: signal.Signals) -> None:
+    running.process.send_signal(number)
+    assert running.end() == (128 + number, "")
+    assert not os.path.exists(running.path)
+
+
+def test_a_runner_that_is_killed_ends_the_process(running: Served) -> None:
+    tasks = Path(f"/proc/{running.process.pid}/task").iterdir()
+    (runner,) = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    os.kill(runner, signal.SIGKILL)
+    assert running.end()[0] == 128 + signal.SIGKILL
+
+
+def test_flags_describe_the_vm_that_runs_at_once(serve: Callable[..., Served], forever: Path, image: Path) -> None:
+    api = serve("--kernel", str(forever), "--memory", "64M", "--serial", "null", "--disk", f"path={image},readonly=on",
+                "--pvpanic", "on", "--name", "named")
+    info = api.info()
+    assert info["state"] in ("Created", "Running")  # it is booted while we ask
+    assert info["config"]["memory"]["size"] == 64 * MIB
+    assert info["config"]["disks"][0]["path"] == str(image)
+    assert info["config"]["disks"][0]["readonly"] is True
+    assert info["config"]["serial"]["mode"] == "Null"
+    assert info["config"]["pvpanic"] is True
+    assert api.put("vm.create", {"payload": {"kernel": "x"}}) == 405
+
+
+def test_flags_that_cannot_be_booted_end_it_with_one_line(tmp_path: Path) -> None:
+    socket = tmp_path / "api.sock"
+    status, errors = Served(socket, "--kernel", "/nonexistent").end()
+    assert status == 2
+    assert re.fullmatch(r"vmm: error: --kernel: /nonexistent: .*\n", errors)
+    assert not socket.exists()
+
+
+@pytest.mark.parametrize(("args", "words"), [
+    (["--memory", "1G"], "--memory: describes a machine that has nothing to boot"),
+    (["--disk", "path=x"], "--disk: describes a machine that has nothing to boot"),
+    (["--plan", "x"], "--api-socket: cannot be combined with --plan"),
+])  # fmt: skip
+def test_options_that_make_no_machine(tmp_path: Path, args: list[str], words: str) -> None:
+    status, errors = Served(tmp_path / "api.sock", *args).end()
+    assert status == 2
+    assert re.fullmatch(rf"vmm: error: {words}; .*\n", errors)
+
+
+def test_the_socket_is_private_and_only_a_stale_one_is_replaced(serve: Callable[..., Served]) -> None:
+    first = serve()
+    status = os.stat(first.path)
+    assert stat.S_IMODE(status.st_mode) == 0o600
+    assert status.st_uid == os.geteuid()
+    code, errors = Served(Path(first.path)).end()
+    assert code == 2
+    assert "another program listens there" in errors
+    assert first.request("GET", "vmm.ping")[0] == 200
+    first.process.kill()
+    first.process.wait()
+    assert os.path.exists(first.path)
+    again = serve(socket=Path(first.path))
+    assert again.call("GET", "vmm.ping")["pid"] == again.process.pid
+
+
+@pytest.mark.parametrize(("where", "words"), [
+    ("{tmp}/nowhere/api.sock", "create the folder first"),
+    ("{tmp}/file", "exists, and is no socket"),
+    ("{tmp}/" + "x" * 120, "longer than 107 bytes"),
+    ("fd=99", "99 is no Unix socket that listens"),
+    ("fd=7,path=x", "it is not said where"),
+])  # fmt: skip
+def test_places_where_no_socket_can_be(tmp_path: Path, where: str, words: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    status, errors = Served(tmp_path / "unused", where=where.format(tmp=tmp_path)).end()
+    assert status == 2
+    assert re.fullmatch(rf"vmm: error: --api-socket.*: .*{words}.*\n", errors)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_another_users_stale_socket_is_kept(tmp_path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("needs root, to make a file of another user's")
+    path = tmp_path / "api.sock"
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(str(path))
+    os.chown(path, 12345, 12345)
+    status, errors = Served(path).end()
+    assert status == 2
+    assert "belongs to another user" in errors
+    assert path.exists()
+
+
+def test_a_listening_descriptor_can_be_passed(serve: Callable[..., Served], tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "own.sock"))
+        listener.listen()
+        number = listener.fileno()
+        api = serve(socket=tmp_path / "own.sock", where=f"fd={number}", pass_fds=[number])
+    assert api.put("vmm.shutdown") == 204
+    assert api.end()[0] == 0
