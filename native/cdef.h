@@ -4,6 +4,7 @@
 typedef struct vmm_vm vmm_vm;
 typedef struct vmm_loop vmm_loop;
 typedef struct vmm_pci_dev vmm_pci_dev;
+typedef void (*vmm_pci_access_fn)(void *opaque, uint32_t offset, uint32_t size, int is_write);
 typedef void (*vmm_io_fn)(void *opaque, uint64_t offset, void *data, uint32_t size, int is_write);
 
 struct vmm_event {
@@ -96,6 +97,7 @@ uint64_t vmm_pci_bar_base(vmm_pci_dev *dev, unsigned index);
 int vmm_pci_add_msix(vmm_pci_dev *dev, unsigned bar, uint64_t table, uint64_t pba, unsigned vectors);
 int vmm_pci_msix_signal(vmm_pci_dev *dev, unsigned vector);
 int vmm_pci_msix_fd(vmm_pci_dev *dev, unsigned vector);
+void vmm_pci_on_access(vmm_pci_dev *dev, vmm_pci_access_fn fn, void *opaque);
 int vmm_pci_attach(vmm_pci_dev *dev, unsigned segment, unsigned slot);
 void vmm_pci_detach(vmm_pci_dev *dev);
 void vmm_pci_free(vmm_pci_dev *dev);
@@ -164,6 +166,7 @@ void vmm_virtio_settle(vmm_virtio *v);
 void vmm_virtio_fail(vmm_virtio *v, const char *why);
 const char *vmm_virtio_why(vmm_virtio *v);
 int vmm_virtio_config_init(vmm_virtio *v, const uint8_t *data, uint32_t len, const uint8_t *mask, uint32_t mask_len);
+void vmm_virtio_config_watch(vmm_virtio *v);
 int vmm_virtio_config_set(vmm_virtio *v, uint32_t at, const uint8_t *data, uint32_t len, int notify);
 int vmm_virtio_config_read(vmm_virtio *v, uint8_t *out, uint32_t cap);
 size_t vmm_virtio_state_size(vmm_virtio *v);

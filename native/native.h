@@ -277,10 +277,6 @@ void vmm_chardev_kick(vmm_chardev *dev);
 void vmm_chardev_close(vmm_chardev *dev);
 
 /* pci.c, msix.c */
-typedef struct vmm_pci_dev vmm_pci_dev;
-/* The guest is about to read config bytes [offset, offset+size), or has written them (already applied). vCPU thread,
- * no lock held. */
-typedef void (*vmm_pci_access_fn)(void *opaque, uint32_t offset, uint32_t size, int is_write);
 enum { VMM_BAR_IO = 1, VMM_BAR_64 = 4, VMM_BAR_PREFETCH = 8 };
 
 int vmm_pci_segment_add(vmm_vm *vm, unsigned id, uint64_t ecam, uint64_t mmio32, uint64_t mmio32_size,
@@ -365,6 +361,7 @@ void vmm_virtio_settle(vmm_virtio *v);
 void vmm_virtio_fail(vmm_virtio *v, const char *why);
 const char *vmm_virtio_why(vmm_virtio *v);
 int vmm_virtio_config_init(vmm_virtio *v, const uint8_t *data, uint32_t len, const uint8_t *mask, uint32_t mask_len);
+void vmm_virtio_config_watch(vmm_virtio *v);
 int vmm_virtio_config_set(vmm_virtio *v, uint32_t at, const uint8_t *data, uint32_t len, int notify);
 int vmm_queue_config(vmm_queue *q, uint32_t at, const void *data, uint32_t len, int notify);
 int vmm_virtio_config_read(vmm_virtio *v, uint8_t *out, uint32_t cap);

@@ -129,7 +129,7 @@ static void reset_all(vmm_virtio *v) {
     v->config[i] = (uint8_t)((before & ~mask) | (v->config_first[i] & mask));
     if (v->config[i] != before) v->config_written = true;
   }
-  if (v->config_written) post(v);
+  if (v->config_written && v->config_watched) post(v);
   take_isr(v);
 }
 
@@ -259,7 +259,7 @@ static void config_io(vmm_virtio *v, uint64_t at, uint8_t *data, uint32_t size, 
       if (mask) v->config_written = true;
     }
   }
-  if (is_write && v->config_written) post(v);
+  if (is_write && v->config_written && v->config_watched) post(v);
 }
 
 void vmm_virtio_io(void *opaque, uint64_t at, void *data, uint32_t size, int is_write) {
@@ -551,6 +551,11 @@ int vmm_virtio_config_init(vmm_virtio *v, const uint8_t *data, uint32_t len, con
   memcpy(v->config_mask, mask, mask_len);
   v->config_len = len;
   return 0;
+}
+
+/* Have the main thread hear of what the driver writes there. */
+void vmm_virtio_config_watch(vmm_virtio *v) {
+  v->config_watched = true;
 }
 
 int vmm_virtio_config_set(vmm_virtio *v, uint32_t at, const uint8_t *data, uint32_t len, int notify) {

@@ -36,7 +36,7 @@ struct vmm_virtio {
   uint8_t status, generation, isr;
   bool live;      /* between vmm_virtio_start() and a reset */
   bool resetting; /* the driver wrote 0 to a live device */
-  bool failed, config_written;
+  bool failed, config_written, config_watched;
   char why[200];
   unsigned vectors;
   uint32_t window;

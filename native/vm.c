@@ -267,6 +267,7 @@ const struct vmm_api vmm_api_table = {
     .counter = vmm_counter,
     .mem_slot = vmm_mem_slot,
     .ged_notify = vmm_ged_notify,
+    .pci_config = vmm_pci_get,
     .queue_config = vmm_queue_config,
 };
 

@@ -232,6 +232,19 @@ class PciDevice(Device):
 
         return lib.vmm_pci_get(self.pci, offset, size)
 
+    @property
+    def pci_address(self) -> int:
+        """The ``vmm_pci_dev *`` for a C half."""
+        from .machine.native import ffi
+
+        return int(ffi.cast("uintptr_t", self.pci))
+
+    def watch_config(self, c_handler: tuple[Any, Any]) -> None:
+        """Have a C function (a pair vmm_pci_access_fn, opaque) told what the guest does in config space."""
+        from .machine.native import ffi, lib
+
+        lib.vmm_pci_on_access(self.pci, ffi.cast("vmm_pci_access_fn", c_handler[0]), ffi.cast("void *", c_handler[1]))
+
     def add_msix(self, bar: int, vectors: int, table: int | None = None, pba: int | None = None) -> None:
         """MSI-X with `vectors` vectors; table and PBA at offsets of `bar`, by default in a BAR of their own."""
         from .machine.native import lib

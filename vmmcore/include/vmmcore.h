@@ -25,6 +25,7 @@
 typedef struct vmm_vm vmm_vm;           /* one virtual machine */
 typedef struct vmm_loop vmm_loop;       /* one epoll thread */
 typedef struct vmm_chardev vmm_chardev; /* one byte stream of the host: tty, pty, file, pipe */
+typedef struct vmm_pci_dev vmm_pci_dev; /* one PCI function (in Python: `device.pci_address`, an integer) */
 typedef struct vmm_queue vmm_queue;     /* one virtqueue (in Python: `queue.address`, an integer) */
 
 /* Address spaces of the bus. */
@@ -50,6 +51,10 @@ enum {
  * `data`: a handler that does nothing reads as an empty bus.
  */
 typedef void (*vmm_io_fn)(void *opaque, uint64_t offset, void *data, uint32_t size, int is_write);
+
+/* The guest is about to read config bytes [offset, offset+size), or has written them (already applied). vCPU thread, no
+ * lock held. In Python: device.watch_config(). */
+typedef void (*vmm_pci_access_fn)(void *opaque, uint32_t offset, uint32_t size, int is_write);
 
 /* `events` are epoll's. */
 typedef void (*vmm_fd_fn)(void *opaque, int fd, uint32_t events);
@@ -172,6 +177,8 @@ struct vmm_api {
   /* Set bits (VMM_GED_*) of ACPI's generic event device, and have the guest look. -ENODEV: the machine has none. Any
    * thread. */
   int (*ged_notify)(vmm_vm *vm, uint32_t bits);
+  /* `size` (1, 2 or 4) bytes of a function's config space, as the guest reads them. Any thread. */
+  uint32_t (*pci_config)(vmm_pci_dev *dev, uint32_t offset, uint32_t size);
   /* Change `len` bytes at `at` of the device configuration space of the queue's device; with `notify` the driver is
    * told. -EINVAL outside of it. Any thread. */
   int (*queue_config)(vmm_queue *queue, uint32_t at, const void *data, uint32_t len, int notify);

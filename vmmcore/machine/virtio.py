@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from vmmcore.errors import VmmError
-from vmmcore.virtio import F_ACCESS_PLATFORM, F_IN_ORDER, F_RING_PACKED, F_VERSION_1
+from vmmcore.virtio import F_ACCESS_PLATFORM, F_IN_ORDER, F_RING_PACKED, F_VERSION_1, VirtioDevice
 
 from .bus import report
 from .native import ffi, lib
@@ -13,7 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from vmmcore.virtio import VirtioDevice
 
 # BAR 0, as the anchor has it (native/virtio.h)
 COMMON, ISR, CONFIG, NOTIFY, MSIX, PBA, BAR_SIZE = 0x0, 0x2000, 0x4000, 0x6000, 0x8000, 0x48000, 0x80000
@@ -55,6 +54,8 @@ def create(device: VirtioDevice) -> Any:
     space, mask = device.config_space, device.config_writable
     if lib.vmm_virtio_config_init(virtio, space, len(space), mask, len(mask)):
         raise VmmError(f"{device.id}: a device configuration of {len(space)} bytes is too long")
+    if type(device).config_written is not VirtioDevice.config_written:
+        lib.vmm_virtio_config_watch(virtio)
     for bit, needed in device.feature_requires.items():
         lib.vmm_virtio_require(virtio, bit, needed)
     device.add_bar(0, BAR_SIZE, is64=True, c_handler=(ffi.addressof(lib, "vmm_virtio_io"), virtio))
