@@ -21,6 +21,7 @@ class Mem(VirtioDevice):
     ``node`` (of the guest, or None), ``memory``: how it is backed, as ``plan["memory"]`` has it.
     """
 
+    operations = ("requested",)
     virtio_id = 24
     class_code = 0x050000  # a memory controller: RAM (PCI Code and ID Assignment)
     queue_sizes = (128,)
@@ -86,6 +87,10 @@ class Mem(VirtioDevice):
             raise VmmError(f"{where}: {size} bytes beyond those of the start are not 0 to {self._size} (hotplug_size=)")
         if size % self._block:
             raise VmmError(f"memory: {size} bytes beyond those of the start are no multiple of {self._block}")
+
+    def requested(self) -> int:
+        """Bytes that the guest was asked to have plugged."""
+        return int.from_bytes(self.config[REQUESTED : REQUESTED + 8], "little")
 
     def resize(self, size: int) -> None:
         """Ask the guest to have `size` bytes of the region plugged. Raises VmmError."""
