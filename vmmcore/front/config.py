@@ -275,7 +275,8 @@ class VmConfig:
 
             self.memory_zones = [_options(zones.MemoryZone, zone, "--memory-zone", "id") for zone in memory_zones]
             self.numa = [_options(zones.Numa, node, "--numa", "guest_numa_id") for node in numa]
-            self.platform = None if platform is None else _options(zones.Platform, platform, "--platform", "num_pci_segments")
+            if platform is not None:
+                self.platform = _options(zones.Platform, platform, "--platform", "num_pci_segments")
             self.pci_segments = [
                 _options(zones.PciSegment, segment, "--pci-segment", "pci_segment") for segment in pci_segments
             ]

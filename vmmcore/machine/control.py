@@ -122,7 +122,7 @@ class Control:
         machine.nmi()
 
     def resize(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> None:
-        """CPUs, bytes of memory, bytes of the balloon: what the message has. All of it, or none where one is refused."""
+        """CPUs, bytes of memory, bytes of the balloon, as the message has them: all, or none where one is refused."""
         from . import hotplug
 
         cpus, memory, balloon = (_number(message, key) for key in ("cpus", "memory", "balloon"))

@@ -124,7 +124,8 @@ def check_memory(machine: Machine, wanted: int) -> None:
     _check_range("memory", wanted, boot, hotplug["size"])
     if (wanted - boot) % BLOCK:
         raise VmmError(f"memory: {wanted - boot} bytes beyond the {boot} of the start are no multiple of 128 MiB")
-    if wanted - boot > _present(machine) and machine.memory_slots == machine.plan["platform"]["memory_hotplug"]["slots"]:
+    slots = machine.plan["platform"]["memory_hotplug"]["slots"]
+    if wanted - boot > _present(machine) and machine.memory_slots == slots:
         raise VmmError("memory: all slots of hot-plugged memory are in use; a reboot makes them one")
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from vmm_testkit.virtio import VirtioDriver
-from vmm_virtio_mem.device import Mem
 from vmmcore.errors import VmmError
+
+from vmm_virtio_mem.device import Mem
 
 pytestmark = pytest.mark.needs_kvm
 
@@ -201,7 +202,7 @@ def test_random_requests_keep_the_books() -> None:
             first, count = chance.randrange(blocks), chance.randrange(1, 40)
             part = there[first : first + count]
             kind = chance.choice((PLUG, UNPLUG))
-            fits = first + count <= blocks and not any(part if kind == PLUG else map(lambda x: not x, part))
+            fits = first + count <= blocks and not any(block == (kind == PLUG) for block in part)
             assert driver.ask(kind, first, count) == (ACK if fits else ERROR)
             if fits:
                 there[first : first + count] = [kind == PLUG] * count

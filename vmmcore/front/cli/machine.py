@@ -141,7 +141,8 @@ def config_from(given: dict[str, Any], wanted: list[tuple[str, str]]) -> VmConfi
             elif isinstance(base, int):
                 base = {cls.positional: base}
             merged = {**(base or {}), **flags}
-            values[key] = merged if values.get("memory_zones") and key == "memory" else cls.from_dict(merged, "--" + key)
+            of_zones = key == "memory" and values.get("memory_zones")  # its size is checked with them
+            values[key] = merged if of_zones else cls.from_dict(merged, "--" + key)
     if given["name"] is not None:
         values["id"] = given["name"]
     if given["no_default_plugins"]:

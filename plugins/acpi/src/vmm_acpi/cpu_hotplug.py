@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""AML of CPUs that come and go: Cloud Hypervisor's controller `\_SB.PRES`, and the methods of `\_SB.CPUS`.
 
-The controller's registers are 12 bytes of memory: a selector (dword at 0), the selected CPU's status (byte at 4:
-present, inserted, to be removed, eject), command (byte at 5) and data (dword at 8), which are not used.
+The controller's registers are 12 bytes of memory: a selector (dword at 0), the selected CPU's status (byte
+at 4: present, inserted, to be removed, eject), command (byte at 5) and data (dword at 8), which are not used.
 """
 
 from __future__ import annotations
@@ -19,9 +19,17 @@ SCAN = "\\_SB.CPUS.CSCN"  # for `scan["cpu"]` of a machine description
 DEVICE_CHECK, EJECT_REQUEST = 1, 3  # notification values (ACPI 6.5 §5.6.6)
 
 
-def scan_methods(scan: str, tell: str, count: int, name: Callable[[int], str], lock: str, select: str,
-                 inserted: str, removed: str) -> bytes:
-    """Methods that go through the units of a controller (`scan`) and notify the OS of what is new (`tell`)."""
+def scan_methods(
+    scan: str,
+    tell: str,
+    count: int,
+    name: Callable[[int], str],
+    lock: str,
+    select: str,
+    inserted: str,
+    removed: str,
+) -> bytes:
+    """Methods that go through a controller's units (`scan`) and notify the OS of what is new (`tell`)."""
     def news(flag: str, value: int) -> bytes:
         return a.if_(a.l_equal(flag, 1), a.call(tell, a.LOCAL0, value), a.store(1, flag))
 
@@ -86,7 +94,7 @@ def methods(count: int) -> bytes:
 
 
 def processor(index: int, entry: bytes) -> bytes:
-    """What goes into the device of CPU `index` (`aml` in `cpus`). `entry`: its enabled structure of the MADT."""
+    """What goes into the device of CPU `index` (`aml` in `cpus`). `entry`: its MADT structure, enabled."""
     parts = [
         a.method("_STA", 0, a.return_(a.call("CSTA", index))),
         a.name("_MAT", a.buffer(entry)),

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""AML of memory that is plugged in: Cloud Hypervisor's controller `\_SB.MHPC`, a memory device for each slot.
+r"""AML of memory that is plugged in: Cloud Hypervisor's controller `\_SB.MHPC`, a device for each slot.
 
-Its registers are 24 bytes of memory: written at 0, the selector (dword); read, base (qword at 0), size (qword at 8),
-proximity domain (dword at 0x10) and status (byte at 0x14: present, inserted, to be removed, eject) of what is selected.
+Its registers are 24 bytes of memory: written at 0, the selector (dword); read, base (qword at 0), size
+(qword at 8), proximity domain (dword at 0x10) and status (byte at 0x14: present, inserted, to be removed,
+eject) of what is selected.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _MINIMUM, _MAXIMUM, _LENGTH = 14, 22, 38
 
 
 def controller(address: int, slots: int = SLOTS, node: int | None = None) -> bytes:
-    r"""`\_SB.MHPC`, whose registers are at a guest-physical address. `node`: the proximity domain of what comes."""
+    r"""`\_SB.MHPC`, whose registers are at a guest-physical address. `node`: proximity domain of the slots."""
     return a.device(
         "MHPC",
         a.name("_HID", a.eisaid("PNP0A06")),
@@ -28,8 +29,17 @@ def controller(address: int, slots: int = SLOTS, node: int | None = None) -> byt
         a.mutex("MLCK"),
         a.name("_CRS", r.template(r.qword_memory(address, address + SIZE - 1, consumer=True))),
         a.op_region("MHPR", a.SYSTEM_MEMORY, address, SIZE),
-        a.field("MHPR", ("MHBL", 32), ("MHBH", 32), ("MHLL", 32), ("MHLH", 32), ("MHPX", 32), access=a.DWORD_ACC),
-        a.field("MHPR", a.offset(0x14), ("MEN", 1), ("MINS", 1), ("MRMV", 1), ("MEJ0", 1), update=a.WRITE_AS_ZEROS),
+        a.field(
+            "MHPR",
+            *(("MHBL", 32), ("MHBH", 32), ("MHLL", 32), ("MHLH", 32), ("MHPX", 32)),
+            access=a.DWORD_ACC,
+        ),
+        a.field(
+            "MHPR",
+            a.offset(0x14),
+            *(("MEN", 1), ("MINS", 1), ("MRMV", 1), ("MEJ0", 1)),
+            update=a.WRITE_AS_ZEROS,
+        ),
         a.field("MHPR", ("MSEL", 32), access=a.DWORD_ACC, update=a.WRITE_AS_ZEROS),
         status_method("MSTA", "MLCK", "MSEL", "MEN"),
         _resources(),

@@ -57,8 +57,8 @@ def layout(config: Any) -> Layout:
     shares = sum(config.segment_weights("mmio64"))
     granule = at.GIB if shares == 1 else 4 * at.GIB
     if platform - window < shares * granule:
-        raise UserError("--memory size=", f"{end - at.RAM_ABOVE + low} bytes do not fit in {bits} physical address bits "
-                        f"with {shares * granule // at.GIB} GiB for devices", "use less memory")
+        raise UserError("--memory size=", f"{end - at.RAM_ABOVE + low} bytes do not fit in {bits} physical address "
+                        f"bits with {shares * granule // at.GIB} GiB for devices", "use less memory")
 
     return Layout(
         ram=ram,
