@@ -103,6 +103,15 @@ static int slot_set(vmm_vm *vm, struct vmm_slot *s, uint64_t size) {
   return ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &r) ? VMM_FAIL(vm, "KVM_SET_USER_MEMORY_REGION") : 0;
 }
 
+/* Room for the log of a slot, which is empty and on from now on. */
+static int log_slot(struct vmm_slot *s) {
+  if (!s->dirty) s->dirty = calloc((s->size / PAGE + 63) / 64, sizeof *s->dirty);
+  if (!s->dirty) return -ENOMEM;
+  for (uint64_t w = 0; w < (s->size / PAGE + 63) / 64; w++) atomic_store(&s->dirty[w], 0);
+  atomic_store(&s->logging, true);
+  return 0;
+}
+
 static void slot_free(struct vmm_slot *s) {
   if (s->map_base && s->map_base != MAP_FAILED) munmap(s->map_base, s->mapped);
   if (s->memfd >= 0) close(s->memfd);
@@ -142,6 +151,7 @@ int vmm_mem_add_from(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, ui
     int id = slot_id(vm);
     s->id = (uint32_t)id;
     err = id < 0 ? VMM_FAIL(vm, "memory slots") : map_region(vm, s, page_size, fd, node);
+    if (!err && atomic_load(&vm->logging)) err = log_slot(s);
     if (!err) err = slot_set(vm, s, size);
     if (err && id >= 0) vm->slots_used[id / 64] &= ~(1ull << (id % 64));
   }
@@ -312,14 +322,10 @@ int vmm_mem_log(vmm_vm *vm, int on) {
   if (on) atomic_store(&vm->logging, true);
   for (uint32_t i = 0; m && i < m->n && !err; i++) {
     struct vmm_slot *s = m->slot[i];
-    if (on && !s->dirty) s->dirty = calloc((s->size / PAGE + 63) / 64, sizeof *s->dirty);
-    if (on && !s->dirty) {
-      err = -ENOMEM;
-    } else if (atomic_load(&s->logging) != (bool)on) {
-      for (uint64_t w = 0; on && w < (s->size / PAGE + 63) / 64; w++) atomic_store(&s->dirty[w], 0);
-      atomic_store(&s->logging, on);
-      err = slot_set(vm, s, s->size);
-    }
+    if (atomic_load(&s->logging) == (bool)on) continue;
+    if (on) err = log_slot(s);
+    if (!on) atomic_store(&s->logging, false);
+    if (!err) err = slot_set(vm, s, s->size);
   }
   if (!on) atomic_store(&vm->logging, false);
   pthread_mutex_unlock(&vm->lock);

@@ -57,13 +57,13 @@ def test_weights_of_segments() -> None:
 
 
 def test_room_for_what_comes_later() -> None:
-    assert VmConfig(memory="512M,hotplug_size=2G").hotplug_room == [("", 2 * GIB)]
+    assert VmConfig(memory="512M,hotplug_size=2G").hotplug_room == [("", 2 * GIB, 128 * MIB)]
     assert VmConfig().hotplug_room == []
     grows = config(memory="hotplug_method=virtio-mem", memory_zones=["id=a,size=1G,hotplug_size=1G", "id=b,size=1G"])
-    assert grows.hotplug_room == [("a", GIB)]
-    places, end = place_hotplug(4 * GIB + 4096, [("a", GIB), ("b", 128 * MIB)])
-    assert places == {"a": (4 * GIB + 128 * MIB, GIB), "b": (5 * GIB + 128 * MIB, 128 * MIB)}
-    assert end == 5 * GIB + 256 * MIB
+    assert grows.hotplug_room == [("a", GIB, 128 * MIB)]
+    places, end = place_hotplug(4 * GIB + 4096, [("a", GIB, 128 * MIB), ("b", 128 * MIB, GIB)])
+    assert places == {"a": (4 * GIB + 128 * MIB, GIB), "b": (6 * GIB, 128 * MIB)}
+    assert end == 6 * GIB + 128 * MIB
 
 
 @pytest.mark.parametrize(("given", "words"), [

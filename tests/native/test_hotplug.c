@@ -202,6 +202,23 @@ TEST(hotplug_ram_comes_while_guests_look_it_up) {
   fake_vm_end(vm);
 }
 
+TEST(hotplug_ram_is_logged_when_the_rest_is) {
+  vmm_vm *vm = fake_vm();
+  EQ(vmm_mem_add(vm, 0, 1 << 20, 0, 0), 0);
+  EQ(vmm_mem_log(vm, 1), 0);
+  EQ(vmm_mem_add(vm, 1 << 20, 1 << 20, 0, 0), 0);
+  EQ(fake.slot[1].flags, KVM_MEM_LOG_DIRTY_PAGES);
+  EQ(vmm_mem_write(vm, (1 << 20) + 0x3000, "x", 1), 0);
+  uint64_t bitmap[4] = {0};
+  EQ(vmm_mem_fetch_log(vm, 1 << 20, bitmap, 4), 256);
+  EQ(bitmap[0], 8);
+  EQ(vmm_mem_log(vm, 0), 0);
+  EQ(fake.slot[1].flags, 0);
+  EQ(vmm_mem_add(vm, 2 << 20, 1 << 20, 0, 0), 0);
+  EQ(vmm_mem_fetch_log(vm, 2 << 20, bitmap, 4), -ENOENT);
+  fake_vm_end(vm);
+}
+
 TEST(hotplug_ram_of_files) {
   vmm_vm *vm = fake_vm();
   int fd = memfd_create("backing", MFD_CLOEXEC);

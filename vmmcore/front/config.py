@@ -168,9 +168,10 @@ def check_hotplug(memory: Memory | MemoryZone, option: str) -> None:
     """Sizes of memory that comes later. Raises UserError."""
     room, there = memory.hotplug_size or 0, memory.hotplugged_size or 0
     for key, size in (("hotplug_size", room), ("hotplugged_size", there)):
-        if size % BLOCK:
+        unit = max(BLOCK, memory.hugepage_size or 0)
+        if size % unit:
             raise UserError(
-                f"{option} {key}=", f"{size} is not a multiple of {human_size(BLOCK)}", "round it"
+                f"{option} {key}=", f"{size} is not a multiple of {human_size(unit)}", "round it"
             )
     if there > room:
         raise UserError(
@@ -302,11 +303,14 @@ class VmConfig:
         return [given.get(segment, 1) for segment in range(self.num_pci_segments)]
 
     @property
-    def hotplug_room(self) -> list[tuple[str, int]]:
-        """Addresses to keep free for memory that comes later: (zone, bytes); the zone of --memory is ""."""
-        if self.memory_zones:
-            return [(zone.id, zone.hotplug_size) for zone in self.memory_zones if zone.hotplug_size]
-        return [("", self.memory.hotplug_size)] if self.memory.hotplug_size else []
+    def hotplug_room(self) -> list[tuple[str, int, int]]:
+        """Addresses to keep free for memory that comes later: (zone, bytes, alignment); that of --memory is zone ""."""
+        wanted: list[tuple[str, Memory | MemoryZone]] = [(zone.id, zone) for zone in self.memory_zones]
+        return [
+            (name, memory.hotplug_size, max(BLOCK, memory.hugepage_size or 0))
+            for name, memory in wanted or [("", self.memory)]
+            if memory.hotplug_size
+        ]
 
     def check(self) -> None:
         """Checks that need the host: files that exist and are readable. Raises UserError."""

@@ -8,7 +8,7 @@ import sys
 
 from .. import plan as planfile
 from ..errors import UserError, VmmError
-from .config import BLOCK, VmConfig, human_size
+from .config import VmConfig, human_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,11 +59,11 @@ class Layout:
         self.extra = extra or {}
 
 
-def place_hotplug(start: int, room: list[tuple[str, int]]) -> tuple[dict[str, tuple[int, int]], int]:
-    """For :attr:`Layout.hotplug`: what is wanted (zone, bytes), from `start` on; and the end of it."""
+def place_hotplug(start: int, room: list[tuple[str, int, int]]) -> tuple[dict[str, tuple[int, int]], int]:
+    """For :attr:`Layout.hotplug`: what is wanted (zone, bytes, alignment), from `start` on; and the end of it."""
     places = {}
-    for zone, size in room:
-        start = -(-start // BLOCK) * BLOCK
+    for zone, size, align in room:
+        start = -(-start // align) * align
         places[zone] = (start, size)
         start += size
     return places, start

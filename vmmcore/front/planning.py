@@ -189,7 +189,7 @@ def _virtio_mem(config: VmConfig) -> list[DeviceConfig]:
         return []
     return [
         DeviceConfig("virtio-mem", {"zone": zone}, f"virtio-mem-{zone}" if zone else "virtio-mem", origin="--memory")
-        for zone, _ in config.hotplug_room
+        for zone, *_ in config.hotplug_room
     ]
 
 

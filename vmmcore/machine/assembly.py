@@ -181,6 +181,7 @@ class Machine:
         self.tell: Callable[..., None] = lambda event, **data: None
         #: numbers of the vCPUs that are plugged in
         self.vcpus: list[int] = []
+        self._made: set[int] = set()  # all that KVM has, unplugged ones too
         #: register blocks of hot plug (native/hotplug.c), or NULL
         self.cpu_hotplug: Any = ffi.NULL
         self.memory_hotplug: Any = ffi.NULL
@@ -257,13 +258,20 @@ class Machine:
         take_ejected(self)
 
     def new_vcpu(self, index: int) -> None:
-        """Make vCPU `index`; its thread is not started. Raises VmmError."""
-        fd = check(self.vm, lib.vmm_vcpu_new(self.vm, index, self.platform.vcpu_id(index)))
+        """Make vCPU `index`, or have one that was unplugged be as new; its thread is not started. Raises VmmError."""
+        if index in self._made:
+            self.platform.revive_vcpu(index, lib.vmm_vcpu_fd(self.vm, index))
+            self.vcpus.append(index)
+            return
+        fd = lib.vmm_vcpu_fd(self.vm, index)
+        if fd < 0:  # else one whose making failed half-way: KVM keeps it
+            fd = check(self.vm, lib.vmm_vcpu_new(self.vm, index, self.platform.vcpu_id(index)))
         self.platform.init_vcpu(index, fd)
         affinity = (self.plan["cpus"].get("affinity") or {}).get(index)
         if affinity:
             check(self.vm, lib.vmm_vcpu_affinity(self.vm, index, affinity, len(affinity)))
         self.vcpus.append(index)
+        self._made.add(index)
 
     def _build_pci(self, segments: list[dict[str, Any]]) -> None:
         if not segments:

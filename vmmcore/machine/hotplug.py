@@ -65,12 +65,7 @@ def _make(machine: Machine, indices: list[int]) -> None:
     try:
         for index in indices:
             made.append(index)
-            fd = lib.vmm_vcpu_fd(machine.vm, index)
-            if fd < 0:
-                machine.new_vcpu(index)
-            else:
-                machine.platform.revive_vcpu(index, fd)
-                machine.vcpus.append(index)
+            machine.new_vcpu(index)
             check(machine.vm, lib.vmm_vcpu_start(machine.vm, index))
     except VmmError:
         for index in made:
@@ -122,8 +117,10 @@ def check_memory(machine: Machine, wanted: int) -> None:
         return
     boot = _boot_ram(plan)
     _check_range("memory", wanted, boot, hotplug["size"])
-    if (wanted - boot) % BLOCK:
-        raise VmmError(f"memory: {wanted - boot} bytes beyond the {boot} of the start are no multiple of 128 MiB")
+    unit = max(BLOCK, plan.get("hugepage_size") or 0)
+    if (wanted - boot) % unit:
+        raise VmmError(f"memory: {wanted - boot} bytes beyond the {boot} of the start are no multiple of "
+                       f"{unit >> 20} MiB")
     slots = machine.plan["platform"]["memory_hotplug"]["slots"]
     if wanted - boot > _present(machine) and machine.memory_slots == slots:
         raise VmmError("memory: all slots of hot-plugged memory are in use; a reboot makes them one")

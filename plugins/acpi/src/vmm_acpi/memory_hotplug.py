@@ -21,7 +21,7 @@ _MINIMUM, _MAXIMUM, _LENGTH = 14, 22, 38
 
 
 def controller(address: int, slots: int = SLOTS, node: int | None = None) -> bytes:
-    r"""`\_SB.MHPC`, whose registers are at a guest-physical address. `node`: proximity domain of the slots."""
+    r"""`\_SB.MHPC`, whose registers are at a guest-physical address. `node`: proximity domain of slots."""
     return a.device(
         "MHPC",
         a.name("_HID", a.eisaid("PNP0A06")),
