@@ -148,6 +148,33 @@ def test_firmware_has_acpi_tables(context: Any) -> None:
     assert made.layout.extra["acpi"].data.startswith(b"RSD PTR ")
 
 
+def test_memory_that_comes_later(context: Any) -> None:
+    entry = {"protocol": "firmware", "pc": 0}
+    made = context(memory="512M,hotplug_size=1G")
+    front.finish(made, entry)
+    assert made.plan["platform"]["memory_hotplug"] == {"address": 0x09042000, "slots": 8}
+    assert b"MHPC" in made.loads[0x40200000]
+    assert (0x09042000, 4096) in made.claims
+    assert made.layout.hotplug == {"": (4 << 30, 1 << 30)}
+    assert made.layout.segments[0]["mmio64"][0] >= 5 << 30
+    with pytest.raises(UserError, match=r"--memory hotplug_method=: .* use hotplug_method=virtio-mem"):
+        front.finish(context(memory="512M,hotplug_size=1G"), ENTRY)
+    made = context(memory="512M,hotplug_method=virtio-mem,hotplug_size=1G")
+    front.finish(made, ENTRY)
+    assert "memory_hotplug" not in made.plan["platform"]
+
+
+def test_nodes_are_in_the_firmwares_tables(context: Any) -> None:
+    from vmmcore.front import zones
+
+    made = context(cpus=2, memory_zones=["id=a,size=512M", "id=b,size=512M"],
+                   numa=["guest_numa_id=0,cpus=0,memory_zones=a", "guest_numa_id=1,cpus=1,memory_zones=b"])
+    made.plan["memory"] = {"zones": zones.plan_zones(made.config, made.layout.ram, {})}
+    front.finish(made, {"protocol": "firmware", "pc": 0})
+    assert b"SRAT" in made.loads[0x40200000]
+    assert b"SLIT" in made.loads[0x40200000]
+
+
 def test_dtc_finds_no_fault(context: Any) -> None:
     if not shutil.which("dtc"):
         pytest.skip("dtc is missing: apt install device-tree-compiler")
