@@ -116,7 +116,7 @@ class Descriptors(Part):
 
     field = "fds"
     keys = ("fd",)
-    schema = nullable({**array({"type": "integer"}), "description": "ignored: pass descriptors by SCM_RIGHTS"})
+    schema = {**array({"type": "integer"}), "description": "ignored: pass descriptors by SCM_RIGHTS"}
 
     def read(self, value: Any, where: str) -> dict[str, Any]:
         return {}

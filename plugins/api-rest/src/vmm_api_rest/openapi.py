@@ -123,19 +123,44 @@ def document(catalog: Catalog) -> dict[str, Any]:
     }  # fmt: skip
 
 
+#: what may follow a success of a call
+_NEXT = {
+    "vm.create": ("vm.boot", "vm.info", "vm.delete"),
+    "vm.boot": ("vm.info", "vm.counters", "vm.pause", "vm.reboot", "vm.power-button", "vm.resize", "vm.shutdown"),
+    "vm.pause": ("vm.resume", "vm.info", "vm.shutdown"),
+    "vm.resume": ("vm.pause", "vm.info"),
+    "vm.shutdown": ("vm.boot", "vm.delete"),
+}
+
+
 def _operation(call: Call) -> dict[str, Any]:
     responses: dict[str, Any] = {}
+    links: dict[str, Any] = {}
+    for name in _NEXT.get(call.name, ()):
+        links[_operation_id(name)] = {"operationId": _operation_id(name)}
+    if call.answer == "PciDeviceInfo":
+        body = {"id": "$response.body#/id"}
+        links["remove"] = {"operationId": _operation_id("vm.remove-device"), "requestBody": body}
+        if call.name == "vm.add-disk":
+            links["resize"] = {"operationId": _operation_id("vm.resize-disk"), "requestBody": body}
     if call.answer is not None:
         responses["200"] = {"description": "Done.", "content": {"application/json": {"schema": ref(call.answer)}}}
     if call.answer is None or call.empty:
         responses["204"] = {"description": "Done."}
+    if links:
+        responses["200" if call.answer is not None else "204"]["links"] = links
     for status in sorted({400, 500, *call.errors}):
         responses[str(status)] = _error(status)
-    name = "".join(word.capitalize() for word in call.name.replace(".", "-").replace("/", "-").split("-"))
-    operation: dict[str, Any] = {"operationId": name, "summary": call.summary, "responses": responses}
+    operation: dict[str, Any] = {
+        "operationId": _operation_id(call.name), "summary": call.summary, "responses": responses,
+    }  # fmt: skip
     if call.body is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": ref(call.body)}}}
     return operation
+
+
+def _operation_id(name: str) -> str:
+    return "".join(word.capitalize() for word in name.replace(".", "-").replace("/", "-").split("-"))
 
 
 def _error(status: int) -> dict[str, Any]:

@@ -199,9 +199,9 @@ class Connection:
         self.busy = True
         try:
             response = self._server._answer(request)
+            self._close_fds()  # what nobody took
             self._write(response)
         finally:
-            self._close_fds()
             self.busy = False
         if response.after is not None:
             response.after()
