@@ -175,6 +175,21 @@ def test_nodes_are_in_the_firmwares_tables(context: Any) -> None:
     assert b"SLIT" in made.loads[0x40200000]
 
 
+def test_nodes_are_in_the_tree(context: Any) -> None:
+    from vmmcore.front import zones
+
+    made = context(cpus=2, memory_zones=["id=a,size=512M", "id=b,size=4G"], platform="num_pci_segments=2",
+                   numa=["guest_numa_id=0,cpus=0,memory_zones=a,distances=[1@25]",
+                         "guest_numa_id=1,cpus=1,memory_zones=b,pci_segments=[1]"])
+    made.plan["memory"] = {"zones": zones.plan_zones(made.config, made.layout.ram, {})}
+    tree = tree_of(made)
+    assert [tree.get_property("numa-node-id", f"/cpus/cpu@{n}").value for n in (0, 1)] == [0, 1]
+    memory = {node.name: node.get_property("numa-node-id").value for node in tree.root.nodes if "memory" in node.name}
+    assert memory == {"memory@40000000": 0, "memory@60000000": 1, "memory@100000000": 1}
+    assert tree.get_property("numa-node-id", "/pcie@30100000").value == 1
+    assert list(tree.get_property("distance-matrix", "/distance-map").data) == [0, 0, 10, 0, 1, 25, 1, 0, 25, 1, 1, 10]
+
+
 def test_dtc_finds_no_fault(context: Any) -> None:
     if not shutil.which("dtc"):
         pytest.skip("dtc is missing: apt install device-tree-compiler")

@@ -55,25 +55,38 @@ def finish(context: PlanContext, entry: dict[str, Any] | None) -> None:
         raise UserError("--memory hotplug_method=", "a kernel without firmware finds no ACPI on AArch64",
                         "use hotplug_method=virtio-mem, or --firmware")
     stdout = [d["resources"]["fdt_stdout"] for d in plan["devices"] if d["resources"].get("fdt_stdout")]
-    data = tree.blob(
-        tree.machine(
-            ram=layout.ram,
-            cmdline=command_line(context.cmdline),
-            initramfs=entry.get("initramfs"),
-            mpidrs=platform["mpidrs"][: config.cpus.boot],
-            topology=levels,
-            gic=gic,
-            segments=layout.segments,
-            pci_gsis=layout.pci_gsis,
-            phandles=layout.extra["phandles"],
-            pmu=bool(features & cpus.PMU),
-            stdout=stdout[0] if stdout else None,
-            more=[node for nodes in context.hooks.vmm_fdt_nodes(context=context) for node in nodes],
-        )
+    root = tree.machine(
+        ram=layout.ram,
+        cmdline=command_line(context.cmdline),
+        initramfs=entry.get("initramfs"),
+        mpidrs=platform["mpidrs"][: config.cpus.boot],
+        topology=levels,
+        gic=gic,
+        segments=layout.segments,
+        pci_gsis=layout.pci_gsis,
+        phandles=layout.extra["phandles"],
+        pmu=bool(features & cpus.PMU),
+        stdout=stdout[0] if stdout else None,
+        more=[node for nodes in context.hooks.vmm_fdt_nodes(context=context) for node in nodes],
     )
+    if config.numa:
+        tree.add_nodes(root, segments=layout.segments, **numa_nodes(context))
+    data = tree.blob(root)
     platform["seeds"] = [[at.FDT + data.index(seed), len(seed)] for seed in (tree.KASLR_SEED, tree.RNG_SEED)]
     context.load_bytes(at.FDT, data)
     plan["entry"] = {"pc": entry["pc"], "x0": at.FDT}
+
+
+def numa_nodes(context: PlanContext) -> dict[str, Any]:
+    """Nodes, memory zones and distances of ``--numa``, for tables and tree."""
+    from vmmcore.front import zones
+
+    planned = context.plan["memory"]["zones"]
+    return {
+        "nodes": zones.nodes(context.config),
+        "zones": {zone["id"]: zone["regions"] for zone in planned},
+        "distances": zones.distances(context.config),
+    }
 
 
 def command_line(text: str) -> str:
@@ -141,11 +154,8 @@ def acpi(context: PlanContext, platform: dict[str, Any]) -> Blob:
         spec["scan"] = {"memory": hotplug.SCAN}
     if config.numa:
         from vmm_acpi import numa
-        from vmmcore.front import zones
 
-        planned = context.plan["memory"]["zones"]
-        numa.describe(spec, zones.nodes(config), {zone["id"]: zone["regions"] for zone in planned}, layout.hotplug,
-                      zones.distances(config))
+        numa.describe(spec, hotplug=layout.hotplug, **numa_nodes(context))
     if gpio := _places(context, "gpio"):
         spec["gpio"] = gpio[0]
     return build_arm(spec)  # type: ignore[arg-type]

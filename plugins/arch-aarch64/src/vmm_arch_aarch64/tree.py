@@ -126,6 +126,39 @@ def machine(
     return root
 
 
+def add_nodes(
+    root: Node,
+    nodes: Mapping[str, Mapping[int | str, int]],
+    zones: Mapping[str, Sequence[Sequence[int]]],
+    segments: Sequence[Mapping[str, Any]],
+    distances: Sequence[Sequence[int]],
+) -> None:
+    """NUMA nodes (Linux Documentation/devicetree/bindings/numa.txt); the arguments as for `vmm_acpi.numa.describe`."""
+    processors = [node for name, node in _inside(root, "cpus") if name.startswith("cpu@")]
+    for index, node in enumerate(processors):
+        node["numa-node-id"] = nodes["cpus"][index]
+    for name in [name for name in root if name.startswith("memory@")]:
+        del root[name]
+    for zone, places in zones.items():
+        for base, size in places:
+            root[f"memory@{base:x}"] = {
+                "device_type": "memory", "reg": cells(base, size), "numa-node-id": nodes["memory_zones"][zone],
+            }
+    for segment in segments:
+        if segment["id"] in nodes["pci_segments"]:
+            bridge = root[f"pcie@{segment['ecam']:x}"]
+            assert isinstance(bridge, dict)
+            bridge["numa-node-id"] = nodes["pci_segments"][segment["id"]]
+    matrix = [n for a, row in enumerate(distances) for b, distance in enumerate(row) for n in (a, b, distance)]
+    root["distance-map"] = {"compatible": "numa-distance-map-v1", "distance-matrix": matrix}
+
+
+def _inside(root: Node, name: str) -> list[tuple[str, Node]]:
+    node = root[name]
+    assert isinstance(node, dict)
+    return [(key, value) for key, value in node.items() if isinstance(value, dict)]
+
+
 def chosen(cmdline: str, initramfs: Sequence[int] | None, stdout: str | None) -> Node:
     """What the kernel is told (schema: devicetree.org chosen.yaml)."""
     node: Node = {"bootargs": cmdline, "kaslr-seed": KASLR_SEED, "rng-seed": RNG_SEED}

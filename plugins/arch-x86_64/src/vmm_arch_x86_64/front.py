@@ -173,9 +173,9 @@ def acpi(context: PlanContext, platform: dict[str, Any]) -> Blob:
         from vmm_acpi import numa
         from vmmcore.front import zones
 
-        config, planned = context.config, context.plan["memory"]["zones"]
-        numa.describe(spec, zones.nodes(config), {zone["id"]: zone["regions"] for zone in planned}, layout.hotplug,
-                      zones.distances(config))
+        config = context.config
+        pieces = {zone["id"]: zone["regions"] for zone in context.plan["memory"]["zones"]}
+        numa.describe(spec, zones.nodes(config), pieces, layout.hotplug, zones.distances(config))
     try:
         add_hotplug(spec, platform)
         return build_x86(spec)  # type: ignore[arg-type]
