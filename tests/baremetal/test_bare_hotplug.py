@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -189,3 +191,53 @@ def test_affinity_holds_for_a_cpu_that_comes_later() -> None:
                 assert os.sched_getaffinity(int(task.name)) == {host}
                 return
     raise AssertionError("no thread vcpu2")
+
+
+def test_zones_are_backed_as_they_say(tmp_path: Path) -> None:
+    (tmp_path / "ram").write_bytes(bytes(16 * MIB))
+    zones = [f"id=a,size=16M,file={tmp_path}/ram,shared=on", "id=b,size=32M,shared=on", "id=c,size=8M,host_numa_node=0",
+             f"id=d,size=8M,file={tmp_path}/ram", "id=e,size=8M,file=/dev/shm"]
+    with machine(memory="size=0", memory_zones=zones) as vm:
+        assert vm.info()["memory"] == 72 * MIB
+        maps = Path(f"/proc/{vm.pid}/maps").read_text().splitlines()
+        numa = Path(f"/proc/{vm.pid}/numa_maps").read_text() if os.path.exists("/proc/self/numa_maps") else ""
+
+        def mapped(size: int, mode: str, name: str) -> bool:
+            for line in maps:
+                words = line.split(maxsplit=5)
+                first, last = (int(end, 16) for end in words[0].split("-"))
+                if last - first == size and words[1] == mode and name in (words[5] if len(words) > 5 else ""):
+                    return True
+            return False
+
+        assert mapped(16 * MIB, "rw-s", "/ram")
+        assert mapped(32 * MIB, "rw-s", "vmm-ram")
+        assert mapped(8 * MIB, "rw-p", "/ram")
+        assert mapped(8 * MIB, "rw-p", "/dev/shm")
+        assert "bind:0" in numa or not numa
+        vm.reboot()
+        assert vm.info()["memory"] == 72 * MIB
+    # the guest's kernel was loaded into the first zone, over its end into the second where it is larger
+    assert any((tmp_path / "ram").read_bytes())
+
+
+def test_saved_plan_with_zones_runs(tmp_path: Path) -> None:
+    from vmm_testkit.baremetal import BareMetal
+
+    from vmmcore import plan as planfile
+
+    zones = ["id=a,size=32M,file=/dev/shm,shared=on", "id=b,size=32M"]
+    kernel = BareMetal('#include "guest.h"\nint main(struct hvm_start_info *si) { (void)si; return 0; }').build()
+    plan = Vm(config(kernel, cpus=1, memory="size=0", memory_zones=zones)).plan
+    (tmp_path / "plan.json").write_text(planfile.to_json(plan))
+    vmm = Path(sys.executable).parent / "vmm"
+    done = subprocess.run([vmm, "run", "--plan", tmp_path / "plan.json"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_device_in_another_segment() -> None:
+    config = {"platform": "num_pci_segments=2", "pci_segments": ["pci_segment=1,mmio64_aperture_weight=2"],
+              "devices": [DeviceConfig("serial", "null"), DeviceConfig("rng", "pci_segment=1,slot=3")]}
+    with machine(**config) as vm:
+        assert {"id": "rng0", "type": "rng", "bdf": "0001:00:03.0", "removing": False} in vm.devices()
+        assert "rng0" in [device["id"] for device in vm.info()["devices"]]
