@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from vmmcore.front.config import Memory
     from vmmcore.front.planning import PlanContext
+    from vmmcore.front.zones import MemoryZone
 
 API = (1, 0)
 
@@ -33,7 +35,8 @@ def plan(context: PlanContext, options: MemOptions, device: dict[str, Any]) -> N
         raise UserError("--memory hotplug_size=", "no room is kept for virtio-mem",
                         "give hotplug_method=virtio-mem and hotplug_size=")
     address, size = context.layout.hotplug[zone]
-    backing, node = config.memory, None
+    backing: Memory | MemoryZone = config.memory
+    node = None
     how: dict[str, Any] = {}
     if zone:
         from vmmcore.front import zones
