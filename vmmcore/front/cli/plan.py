@@ -44,6 +44,9 @@ def _plan(ctx: click.Context, /, as_json: bool, **given: Any) -> int:
     click.echo(f"{plan['id']}: {plan['arch']['name']}, {cpus['boot']} of {cpus['max']} vCPUs")
     for gpa, size in memory["regions"]:
         click.echo(f"  {gpa:#018x}  RAM     {human_size(size)}")
+    hotplug = memory["hotplug"]
+    if hotplug is not None:
+        click.echo(f"  {hotplug['base']:#018x}  room    {human_size(hotplug['size'])} ({hotplug['method']})")
     for load in plan["load"]:
         source = plan["files"][load["file"]]["path"] if "file" in load else "(made by the front)"
         size = load["size"] if "file" in load else len(load["data"])
