@@ -75,6 +75,7 @@ int vmm_vcpus_resume(vmm_vm *vm);
 void vmm_vcpus_stop(vmm_vm *vm);
 uint64_t vmm_vcpu_exits(vmm_vm *vm, unsigned index, unsigned kind);
 uint64_t vmm_vcpu_cpu_ns(vmm_vm *vm, unsigned index);
+int vmm_vcpu_stats_fd(vmm_vm *vm, unsigned index);
 
 typedef struct vmm_hotplug vmm_hotplug;
 vmm_hotplug *vmm_hotplug_new(vmm_vm *vm, int kind, uint64_t address, unsigned n, int *err);

@@ -110,6 +110,7 @@ struct vmm_vcpu {
   _Atomic uint32_t seq;     /* epoch: odd while a bus handler runs on this vCPU */
   uint64_t exits[8];        /* by VMM_EXIT_* */
   _Atomic uint64_t cpu_ns;  /* of threads that have ended */
+  int stats_fd;             /* KVM's own counters of it; -1: an older KVM */
   int affinity_len;
   uint16_t *affinity;
 };
@@ -250,6 +251,7 @@ void vmm_vcpus_stop(vmm_vm *vm); /* end and join all threads */
 void vmm_vcpus_free(vmm_vm *vm);
 uint64_t vmm_vcpu_exits(vmm_vm *vm, unsigned index, unsigned kind);
 uint64_t vmm_vcpu_cpu_ns(vmm_vm *vm, unsigned index);
+int vmm_vcpu_stats_fd(vmm_vm *vm, unsigned index);
 struct vmm_vcpu *vmm_vcpu_self(void);
 
 /* hotplug.c */

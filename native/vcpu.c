@@ -52,6 +52,7 @@ int vmm_vcpu_new(vmm_vm *vm, unsigned index, unsigned long id) {
     free(v);
     return err;
   }
+  v->stats_fd = ioctl(v->fd, KVM_GET_STATS_FD, NULL); /* now: it waits for a vCPU that runs */
   pthread_mutex_lock(&vm->lock);
   vm->vcpu[index] = v;
   if (index >= vm->n_vcpus) vm->n_vcpus = index + 1;
@@ -371,6 +372,7 @@ void vmm_vcpus_free(vmm_vm *vm) {
     struct vmm_vcpu *v = vm->vcpu[i];
     if (!v) continue;
     munmap(v->run, v->run_size);
+    if (v->stats_fd >= 0) close(v->stats_fd);
     close(v->fd);
     free(v->affinity);
     free(v);
@@ -392,4 +394,9 @@ uint64_t vmm_vcpu_cpu_ns(vmm_vm *vm, unsigned index) {
   uint64_t before = atomic_load(&v->cpu_ns); /* if the thread ends now, the next one asked counts it */
   bool runs = atomic_load(&v->tid) && !pthread_getcpuclockid(v->thread, &clock) && !clock_gettime(clock, &used);
   return before + (runs ? in_ns(&used) : 0);
+}
+
+/* Where KVM's own statistics of the vCPU are read (KVM API, KVM_GET_STATS_FD), at any time; -1: nowhere. */
+int vmm_vcpu_stats_fd(vmm_vm *vm, unsigned index) {
+  return index < VMM_MAX_VCPUS && vm->vcpu[index] ? vm->vcpu[index]->stats_fd : -1;
 }

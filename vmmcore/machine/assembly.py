@@ -458,7 +458,7 @@ class Machine:
         for index in sorted(self.vcpus):
             exits = {name: lib.vmm_vcpu_exits(self.vm, index, kind) for kind, name in enumerate(EXITS)}
             found[f"vcpu{index}"] = {**exits, "cpu_ns": lib.vmm_vcpu_cpu_ns(self.vm, index),
-                                     **self._kvm_stats.of(lib.vmm_vcpu_fd(self.vm, index))}
+                                     **self._kvm_stats.of(lib.vmm_vcpu_stats_fd(self.vm, index))}
         device, name, value = ffi.new("const char **"), ffi.new("const char **"), ffi.new("uint64_t *")
         index = 0
         while lib.vmm_counter_next(self.vm, index, device, name, value):

@@ -7,10 +7,7 @@ Imported when somebody asks for counters.
 from __future__ import annotations
 
 import os
-from fcntl import ioctl
 from struct import unpack_from
-
-KVM_GET_STATS_FD = 0xAECE
 
 #: of KVM's names those that say what a guest does; each architecture has some of them
 NAMES = ("exits", "halt_exits", "irq_exits", "irq_injections", "hypercalls", "halt_wait_ns",
@@ -24,18 +21,13 @@ class KvmStats:
         self._at: dict[str, int] | None = None
         self._size = 0
 
-    def of(self, vcpu_fd: int) -> dict[str, int]:
-        """``kvm_NAME`` -> number; nothing where KVM has none to tell."""
-        try:
-            fd = ioctl(vcpu_fd, KVM_GET_STATS_FD)
-        except OSError:
+    def of(self, fd: int) -> dict[str, int]:
+        """``kvm_NAME`` -> number, of the vCPU whose statistics `fd` reads; nothing if it is -1."""
+        if fd < 0:
             return {}
-        try:
-            if self._at is None:
-                self._at = self._layout(fd)
-            data = os.pread(fd, self._size, 0)
-        finally:
-            os.close(fd)
+        if self._at is None:
+            self._at = self._layout(fd)
+        data = os.pread(fd, self._size, 0)
         return {f"kvm_{name}": unpack_from("=Q", data, at)[0] for name, at in self._at.items() if at + 8 <= len(data)}
 
     def _layout(self, fd: int) -> dict[str, int]:
