@@ -9,7 +9,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ def test_schemathesis(api: Served, forever: Path, image: Path, request: pytest.F
     """
     schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis: pip install vmm-api-rest[test]")
     from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis.errors import Unsatisfiable
     from schemathesis.specs.openapi import checks as conformance
 
     document = api.call("GET", "openapi.json")
@@ -121,7 +122,8 @@ def test_schemathesis(api: Served, forever: Path, image: Path, request: pytest.F
                     real(case)
                     case.validate_response(case.call(), checks=checks)
 
-                one()
+                with suppress(Unsatisfiable):  # nothing in it can be wrong
+                    one()
 
         limit = time.monotonic() + (300.0 if request.config.getoption("--soak") else 20.0)
         modes = itertools.cycle(schemathesis.GenerationMode)

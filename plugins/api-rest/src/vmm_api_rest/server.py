@@ -312,18 +312,19 @@ class Connection:
             headers.append(("Allow", "GET, PUT"))
         if last or self._leaving or response.after is not None:
             headers.append(("Connection", "close"))
-        self._send(h11.Response(status_code=status, headers=headers, reason=status.phrase))
-        if response.body:
-            self._send(h11.Data(data=response.body))
-        if response.stream is not None:
-            for part in response.stream:
-                if self._leaving:
-                    break
-                self._send(h11.Data(data=part))
+        head = h11.Response(status_code=status, headers=headers, reason=status.phrase)
+        if response.stream is None:
+            self._send(head, *([h11.Data(data=response.body)] if response.body else []), h11.EndOfMessage())
+            return
+        self._send(head)
+        for part in response.stream:
+            if self._leaving:
+                break
+            self._send(h11.Data(data=part))
         self._send(h11.EndOfMessage())
 
-    def _send(self, event: h11.Event) -> None:
-        data = self._http.send(event)
+    def _send(self, *events: h11.Event) -> None:
+        data = b"".join(self._http.send(event) or b"" for event in events)
         if data:
             self._socket.settimeout(ANSWER_TIME)
             self._socket.sendall(data)
