@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from eventfile import names
 from vmmcore import UserError
 from vmmcore.front.config import DeviceConfig
 from vmmcore.front.context import FrontContext
@@ -26,11 +27,6 @@ class Front:
 
     def tell(self, event: str, vm_id: str = "vm", **data: Any) -> None:
         self.plugins.hooks.vmm_vm_event(vm_id=vm_id, event=event, data=data)
-
-
-def names(text: str) -> list[str]:
-    """Source and event of all that was written; each must be whole."""
-    return [f"{one['source']} {one['event']}" for one in map(json.loads, text.strip().split("\n\n"))]
 
 
 def open_fds() -> set[str]:

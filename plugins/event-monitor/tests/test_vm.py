@@ -6,30 +6,24 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from eventfile import FOREVER, VMM, names_in
 from vmm_testkit.baremetal import BareMetal
 from vmmcore import DeviceConfig, Vm, VmConfig
 
 pytestmark = pytest.mark.needs_kvm
 
-VMM = str(Path(sys.executable).parent / "vmm")
 AT_ONCE = BareMetal('#include "guest.h"\nint main(struct hvm_start_info *si) { (void)si; return 0; }')
-FOREVER = BareMetal('#include "guest.h"\nint main(struct hvm_start_info *si) { (void)si; for (;;) pause(); }')
 RUN = ["vmm starting", "vm booting", "vm booted"]
 END = ["vm ending", "vm shutdown", "vm deleted", "vmm shutdown"]
-
-
-def names(path: Path) -> list[str]:
-    return [f"{one['source']} {one['event']}" for one in map(json.loads, path.read_text().strip().split("\n\n"))]
 
 
 def test_a_run_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "events"
     AT_ONCE.run(["--event-monitor", f"path={path}"]).check()
-    assert names(path) == RUN + END
+    assert names_in(path) == RUN + END
 
 
 def test_a_run_to_a_pipe() -> None:
@@ -52,11 +46,11 @@ def test_pause_reboot_and_end(tmp_path: Path) -> None:
         vm.resume()
         vm.reboot()
         for event, _ in vm.events(60):
-            if event == "booted" and "vm rebooted" in names(path):
+            if event == "booted" and "vm rebooted" in names_in(path):
                 break
         assert [device["id"] for device in vm.info()["devices"]] == []
         vm.shutdown()
-    assert names(path) == [*RUN, "vm pausing", "vm paused", "vm resuming", "vm resumed", "vm rebooting",
+    assert names_in(path) == [*RUN, "vm pausing", "vm paused", "vm resuming", "vm resumed", "vm rebooting",
                            "vm rebooted", *END]
 
 
@@ -65,7 +59,7 @@ def test_a_runner_that_is_killed(tmp_path: Path) -> None:
     with Vm(VmConfig(kernel=FOREVER.build(), memory="32M",
                      devices=[DeviceConfig("event-monitor", f"path={path}")])) as vm:
         vm.boot()
-    assert names(path) == [*RUN, "vm shutdown", "vm deleted", "vmm shutdown"]
+    assert names_in(path) == [*RUN, "vm shutdown", "vm deleted", "vmm shutdown"]
 
 
 def test_a_plan_writes_nothing(tmp_path: Path) -> None:
