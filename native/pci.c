@@ -74,7 +74,8 @@ static void ioeventfds(vmm_pci_dev *dev, struct vmm_bar *b, int assign) {
 }
 
 static void map_memory(vmm_pci_dev *dev, struct vmm_bar *b) {
-  if (b->memory && vmm_mem_slot(dev->vm, &b->slot, b->at, b->at == VMM_NO_ADDR ? 0 : b->size, b->memory, 0))
+  bool here = b->at != VMM_NO_ADDR; /* KVM looks at the address even of a slot that goes */
+  if (b->memory && vmm_mem_slot(dev->vm, &b->slot, here ? b->at : 0, here ? b->size : 0, b->memory, 0))
     vmm_log(dev->vm, 4, "PCI %02x: cannot map the memory of a BAR", dev->slot);
 }
 

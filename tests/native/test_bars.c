@@ -247,3 +247,32 @@ TEST(ioeventfds_follow_their_bar) {
   close(other);
   fake_vm_end(vm);
 }
+
+static unsigned slots_in_use(void) {
+  unsigned n = 0;
+  for (unsigned i = 0; i < FAKE_SLOTS; i++) n += fake.slot[i].memory_size != 0;
+  return n;
+}
+
+TEST(bar_of_memory_is_a_slot_while_it_decodes) {
+  static uint8_t host[65536] __attribute__((aligned(4096)));
+  vmm_vm *vm = pci_vm();
+  unsigned before = slots_in_use();
+  for (unsigned round = 0; round < 600; round++) { /* more often than there are slots */
+    vmm_pci_dev *dev = pci_dev(vm, 0x1041);
+    bar(dev, 0, sizeof host, VMM_BAR_64, 1);
+    EQ(vmm_pci_bar_memory(dev, 0, host), 0);
+    EQ(vmm_pci_bar_first(dev, 0, HIGH + round % 7 * 0x10000), 0);
+    EQ(vmm_pci_attach(dev, 0, 3), 0);
+    EQ(slots_in_use(), before);
+    setcfg(vm, 3, COMMAND, 2, MEM_ON);
+    EQ(slots_in_use(), before + 1);
+    setcfg(vm, 3, BAR0, 4, 0x90000 | 4); /* it moves */
+    EQ(slots_in_use(), before + 1);
+    if (round % 2) setcfg(vm, 3, COMMAND, 2, 0);
+    EQ(slots_in_use(), before + !(round % 2));
+    vmm_pci_free(dev);
+    EQ(slots_in_use(), before);
+  }
+  fake_vm_end(vm);
+}

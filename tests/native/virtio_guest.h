@@ -110,6 +110,7 @@ static inline struct vdev *v_new(void) {
   CHECK(d->v);
   uint8_t config[8] = {1, 2, 3, 4, 5, 6, 7, 8}, mask[8] = {0, 0, 0, 0, 0xff, 0x0f, 0, 0};
   EQ(vmm_virtio_config_init(d->v, config, 8, mask, 8), 0);
+  vmm_virtio_config_watch(d->v);
   EQ(vmm_virtio_require(d->v, 1, 1), 0);
   EQ(vmm_pci_add_bar(d->pci, 0, VMM_VIRTIO_BAR, VMM_BAR_64, vmm_virtio_io, d->v), 0);
   uint8_t body[18] = {20, 5}, open[18] = {0, 0, 0xff, 0, 0, 0};
