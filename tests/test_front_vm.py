@@ -214,10 +214,10 @@ def test_hot_plug_and_unplug() -> None:
         assert name in ids(vm)
         with pytest.raises(UserError, match="once"):
             vm.add_device("pvpanic")
-        vm.remove_device(name)
+        vm.remove_device(name, force=True)
         assert name not in ids(vm)
         with pytest.raises(GuestError, match=name):
-            vm.remove_device(name)
+            vm.remove_device(name, force=True)
         assert vm.add_device("pvpanic", id="again") == "again"
         assert fds() == before
 
@@ -249,7 +249,7 @@ if __name__ == "__main__":
                 raise AssertionError("built")
         assert files(vm) == before
         for _ in range(4):
-            vm.remove_device(vm.add_device(Picky, {{"vectors": 2}}))
+            vm.remove_device(vm.add_device(Picky, {{"vectors": 2}}), force=True)
         assert files(vm) == before
         print("fine")
 """)

@@ -73,5 +73,5 @@ def test_hot_plugged_disk_is_free_after_its_removal(image: Path, tmp_path: Path)
         with pytest.raises(UserError, match="is in use"):
             vm.add_device("disk", f"path={other}")
         assert vm.resize_disk("extra", 2 << 20) == 2 << 20
-        vm.remove_device("extra")
+        vm.remove_device("extra", force=True)
         assert vm.add_device("disk", f"path={other},id=again") == "again"

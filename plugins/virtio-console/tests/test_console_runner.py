@@ -95,7 +95,7 @@ def test_hot_plugged_console_takes_its_socket_along(tmp_path: Path) -> None:
             device = vm.add_device("console", f"socket={tmp_path}/s")
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(str(tmp_path / "s"))
-            vm.remove_device(device)
+            vm.remove_device(device, force=True)
             assert os.listdir(tmp_path) == []
 
 

@@ -109,7 +109,7 @@ def test_hot_plug_and_removal(tap_name: str) -> None:
         for _ in range(3):
             assert vm.add_device("net", f"tap={tap_name},id=extra") == "extra"
             assert Path(f"/sys/class/net/{tap_name}").exists()
-            vm.remove_device("extra")
+            vm.remove_device("extra", force=True)
             assert not Path(f"/sys/class/net/{tap_name}").exists()
         assert vm.shutdown() == 0
 
