@@ -48,7 +48,7 @@ int arch_clock_start(arch_t *a, const int *fds, int n) {
   if (r >= 0) r = read_clock(a, &ns, &tsc);
   for (int i = 0; i < n && r >= 0; i++) {
     int khz = ioctl(fds[i], KVM_GET_TSC_KHZ, NULL);
-    uint64_t run = khz > 0 ? (ns - c->kvmclock) * (uint64_t)khz / 1000000u : 0; /* kvmclock runs already */
+    uint64_t run = khz > 0 && ns > c->kvmclock ? (ns - c->kvmclock) * (uint64_t)khz / 1000000u : 0; /* it runs already */
     r = move_tsc(a, fds[i], c->tsc - tsc + run);
     /* The guest's watchdogs are told of the pause, and its page of kvmclock is written anew. EINVAL: it has none. */
     (void)ioctl(fds[i], KVM_KVMCLOCK_CTRL, NULL);
