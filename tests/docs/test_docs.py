@@ -259,7 +259,7 @@ def test_options_of_plan() -> None:
 
 
 #: commands that packages of this repository bring: the package's module
-COMMANDS = {"lab": "vmm_testkit", "top": "vmm_top"}
+COMMANDS = {"ctl": "vmm_api_rest", "lab": "vmm_testkit", "top": "vmm_top"}
 
 
 @pytest.mark.parametrize("command", ["check", *COMMANDS])
