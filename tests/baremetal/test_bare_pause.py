@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from baremetal_suite import guest
+from clock_probe import Probe
 from vmm_testkit.lab import in_lab
 
-from vmmcore import Device, DeviceConfig, Vm, VmConfig
+from vmmcore import DeviceConfig, Vm, VmConfig
 from vmmcore.front.check import probe_kvm
 
 pytestmark = [pytest.mark.needs_kvm, pytest.mark.arch("x86_64", reason="kvmclock is x86's")]
@@ -19,26 +20,6 @@ pytestmark = [pytest.mark.needs_kvm, pytest.mark.arch("x86_64", reason="kvmclock
 #: a KVM that interprets guests has no TSC for them but the host's
 TSC_IS_THE_GUESTS = probe_kvm().state != "interpreted"
 SECOND = 1_000_000_000
-
-
-class Probe(Device):
-    """What guests/clock.c talks to."""
-
-    operations = ("finish",)
-
-    def realize(self) -> None:
-        self.seen, self.last = -1, 0
-        self.machine.pio.add(0x510, 4, write=self.count)
-        self.machine.pio.add(0x514, 4, read=lambda offset, size: self.last)
-
-    def count(self, offset: int, size: int, value: int) -> None:
-        self.seen = value
-
-    def finish(self) -> None:
-        self.last = 1
-
-    def counters(self) -> dict[str, int]:
-        return {"seen": self.seen + 1}
 
 
 class Watched:
