@@ -150,7 +150,8 @@ def test_a_reboot_keeps_what_is_plugged_and_ends_what_is_pending(lamp: str) -> N
         until(vm, "device-removed")
         until(vm, "booted")
         assert events.index(("device-remove-pending", "goes")) < events.index(("device-removed", "goes"))
-        assert "stays" in states(vm) and "goes" not in states(vm)
+        assert "stays" in states(vm)
+        assert "goes" not in states(vm)
         assert in_process(vm, "fd") < before
         assert plug(vm, lamp, "goes") == "goes"
 
@@ -199,8 +200,8 @@ def test_racing_requests_agree_with_the_machine(lamp: str) -> None:
                     elif n % 10 == 4:
                         vm.reboot()
                 except VmmError as error:
-                    assert "\n" not in str(error)
-                    assert not any(word in str(error) for word in ("did not answer", "Error:", "ended")), error
+                    if any(word in str(error) for word in ("\n", "did not answer", "Error:", "ended")):
+                        raise AssertionError(f"not a refusal: {error}") from error
         except BaseException as error:
             problems.append(error)
 

@@ -22,7 +22,10 @@ DefinitionBlock ("", "SSDT", 2, "VMM", "CALLER", 1) {
     External (\\_SB.PHPR.PSEG, FieldUnitObj)
     External (\\_SB.PC00.S005._EJ0, MethodObj)
     External (\\_SB.PC01.S031._EJ0, MethodObj)
-    Method (PLUG, 2) { \\_SB.PHPR.PCIU = Arg0  \\_SB.PHPR.PCID = Arg1  \\_SB.GED.GDAT = 4  \\_SB.GED._EVT (13) }
+    Method (PLUG, 2) {
+        \\_SB.PHPR.PCIU = Arg0  \\_SB.PHPR.PCID = Arg1
+        \\_SB.GED.GDAT = 4  \\_SB.GED._EVT (13)
+    }
     Method (EJA) { \\_SB.PC00.S005._EJ0 (1)  Return (\\_SB.PHPR.PSEG << 32 | \\_SB.PHPR.B0EJ) }
     Method (EJB) { \\_SB.PC01.S031._EJ0 (1)  Return (\\_SB.PHPR.PSEG << 32 | \\_SB.PHPR.B0EJ) }
 }

@@ -154,7 +154,8 @@ def motherboard(spec: CommonSpec) -> bytes:
 def event_device(ged: Ged, scan: Scan) -> bytes:
     """Generic event device and the power button that it notifies (ACPI 6.5 §5.6.9, §4.8.2.2.1.2).
 
-    Reading the 1-byte register gives the pending events and clears them; the line is high while there are some.
+    Reading the 1-byte register gives the pending events and clears them; the line is high while there are
+    some.
     """
     handlers = []
     for key, bit in EVENTS:

@@ -27,7 +27,8 @@ S5_SLEEP_TYPE = 5
 _REQUIRED = frozenset(("address", "cpus", "segments"))
 _OPTIONAL = frozenset(
     (
-        *("ged", "scan", "pci_hotplug", "serial", "fadt_flags", "reserved", "preserve_boot_config", "osc_control"),
+        *("ged", "scan", "pci_hotplug", "serial", "fadt_flags", "reserved"),
+        *("preserve_boot_config", "osc_control"),
         *("extra", "extra_root", "cpus_aml", "madt_extra", "memory", "distances", "srat_extra", "tables"),
         *("oem_id", "oem_table_id", "oem_revision", "creator_id", "hypervisor_id", "max_size"),
     )

@@ -65,7 +65,10 @@ def slots(segment: Segment) -> bytes:
 def _device(name: bytes, slot: Term, address: Term, segment: int) -> bytes:
     eject = a.call("\\_SB.PHPR.PCEJ", slot, segment)
     return a.device(
-        name.decode(), a.name("_SUN", slot), a.name("_ADR", address), a.method("_EJ0", 1, eject, serialized=True)
+        name.decode(),
+        a.name("_SUN", slot),
+        a.name("_ADR", address),
+        a.method("_EJ0", 1, eject, serialized=True),
     )
 
 
