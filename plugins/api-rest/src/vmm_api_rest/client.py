@@ -55,7 +55,7 @@ class Client:
         status = next(answer)
         if status != 200:
             text = b"".join(part for part in answer if isinstance(part, bytes)).decode(errors="replace")
-            raise VmmError(f"{name}: {text} ({status})")
+            raise VmmError(f"{name}: {text} ({int(status)})")
         for part in answer:
             assert isinstance(part, bytes)
             yield part

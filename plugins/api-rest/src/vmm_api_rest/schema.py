@@ -70,9 +70,9 @@ def _check_any(value: Any, schemas: list[Schema], where: str, components: dict[s
         except UserError as error:
             errors.append((schema, error))
     # The one whose type is right says best what is wrong.
-    for schema, error in errors:
+    for schema, found in errors:
         if "$ref" in schema or _is(value, schema.get("type", "")):
-            raise error
+            raise found
     kinds = dict.fromkeys(str(schema.get("type", "object")) for schema in schemas)
     raise UserError(where, f"expected {' or '.join(kinds)}, not {_shown(value)}")
 
