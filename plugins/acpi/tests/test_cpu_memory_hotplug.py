@@ -3,16 +3,45 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Any
 
 import pytest
 from conftest import Iasl, assert_iasl_makes_the_same, table
+from test_machine import returned
 
 from vmm_acpi import cpu_hotplug, madt, memory_hotplug, numa
 from vmm_acpi.machine import build_x86
 
 CPUS, MEMORY = 0x3FFF_FFFE_E000, 0x3FFF_FFFE_D000
+
+
+# The simulator's registers are memory: every unit finds the same, and what is acknowledged stays.
+CALLER = """
+DefinitionBlock ("", "SSDT", 2, "VMM", "CALLER", 1) {
+    External (\\_SB.GED._EVT, MethodObj)
+    External (\\_SB.GED.GDAT, FieldUnitObj)
+    External (\\_SB.CPUS.C002._STA, MethodObj)
+    External (\\_SB.CPUS.C002._EJ0, MethodObj)
+    External (\\_SB.MHPC.M003._STA, MethodObj)
+    External (\\_SB.MHPC.M003._CRS, MethodObj)
+    External (\\_SB.MHPC.MHBH, FieldUnitObj)
+    External (\\_SB.MHPC.MHLL, FieldUnitObj)
+    External (\\_SB.MHPC.MHLH, FieldUnitObj)
+    OperationRegion (CREG, SystemMemory, 0x3FFFFFFEE000, 12)
+    Field (CREG, DWordAcc, NoLock, Preserve) { CSEL, 32, CSTA, 32 }
+    OperationRegion (MREG, SystemMemory, 0x3FFFFFFED000, 24)
+    Field (MREG, DWordAcc, NoLock, Preserve) { Offset (20), MSTA, 32 }
+    Method (TELL, 3) { CSTA = Arg1  MSTA = Arg2  \\_SB.GED.GDAT = Arg0  \\_SB.GED._EVT (13) }
+    Method (THER) { CSTA = 1  Return (\\_SB.CPUS.C002._STA () << 8 | \\_SB.MHPC.M003._STA ()) }
+    Method (EJEC) { CSTA = 0  \\_SB.CPUS.C002._EJ0 (1)  Return (CSEL << 8 | CSTA) }
+    Method (WHER) {
+        \\_SB.MHPC.MHBH = 0x12  \\_SB.MHPC.MHLL = 0x80000000  \\_SB.MHPC.MHLH = 1
+        Return (\\_SB.MHPC.M003._CRS ())
+    }
+}
+"""
 
 
 def machine(cpus: int = 3, **more: Any) -> bytes:
@@ -59,6 +88,21 @@ def test_methods_run_and_give_the_lock_back(iasl: Iasl) -> None:
     answers = iasl.execute([machine()], calls)
     assert "[Integer] = 0000000000000000" in answers[2] and "[Integer] = 0000000000000000" in answers[3]
     assert "[Buffer]" in answers[6]
+
+
+def test_guest_is_told_what_is_there_and_gives_it_back(iasl: Iasl) -> None:
+    caller, _ = iasl.compile(CALLER)
+    said = iasl.execute([machine(), caller], ["\\TELL 1 2 2", "\\TELL 1 4 4", "\\TELL 2 2 2", "\\TELL 2 4 4",
+                                              "\\TELL 3 0 0", "\\THER", "\\EJEC", "\\WHER"])
+    told = [set(re.findall(r"Notify on \[(\w+)\] \S+ Value 0x0*(\d+) ", text)) for text in said[:5]]
+    cpus, slots = [f"C{n:03X}" for n in range(3)], [f"M{n:03X}" for n in range(8)]
+    assert told == [{(name, value) for name in names}
+                    for names, value in ((cpus, "1"), (cpus, "3"), (slots, "1"), (slots, "3"), ([], "0"))]
+    assert returned(said[5]) == 0xF00
+    assert returned(said[6]) == 2 << 8 | 8, "the CPU's number, and the bit that ejects it"
+    data = bytes.fromhex("".join(re.findall(r"^ *[0-9A-F]{4}: ((?:[0-9A-F]{2} )+)", said[7], re.M)))
+    base, last, _, size = struct.unpack_from("<4Q", data, 14)
+    assert (base, last, size) == (0x12_0000_0003, 0x12_0000_0003 + 0x1_8000_0000 - 1, 0x1_8000_0000)
 
 
 def test_more_cpus_than_names() -> None:
