@@ -142,6 +142,12 @@ def test_firmware_has_acpi_tables(context: Any) -> None:
     assert made.loads[0x40200000].startswith(b"RSD PTR ")
     assert made.plan["entry"] == {"pc": 0, "x0": FDT}
     assert made.plan["platform"]["ged"]["gsi"] == 10
+    assert made.plan["platform"]["pci_hotplug"] == {"address": 0x09043000}
+    assert b"PHPR" in made.loads[0x40200000]
+    assert (0x09043000, 4096) in made.claims
+    front.finish(made := context(), ENTRY)  # a device tree has no events
+    assert "ged" not in made.plan["platform"]
+    assert "pci_hotplug" not in made.plan["platform"]
     made = context(devices=[{"type": "fw-cfg", "resources": {}}])
     front.finish(made, entry)
     assert list(made.loads) == [FDT]  # fw_cfg hands the tables over

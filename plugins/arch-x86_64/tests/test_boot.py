@@ -186,6 +186,7 @@ def test_platform_plan(context: Any) -> None:
     assert base <= platform["ged"]["address"] <= base + size - 4096
     assert platform["ged"]["gsi"] == 13
     assert {(0x600, 1), (0x608, 4), (0x70, 2), (platform["ged"]["address"], 4096)} <= set(c.claims)
+    assert (platform["pci_hotplug"]["address"], 4096) in c.claims
 
 
 def smbios_dump(memory: bytearray) -> bytes:
