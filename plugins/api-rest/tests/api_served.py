@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,15 @@ class Served(Client):
             except OSError:
                 continue
         return sorted(found)
+
+    def holds_no_more(self, fds: list[str]) -> bool:
+        """Whether it comes to have no more open than these: connections that have ended are closed a moment later."""
+        deadline = time.monotonic() + 20
+        while len(self.fds()) > len(fds):
+            if time.monotonic() > deadline:
+                return False
+            select.select([], [], [], 0.02)
+        return True
 
     def end(self) -> tuple[int, str]:
         """Its exit status and what it said on stderr."""

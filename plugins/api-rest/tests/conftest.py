@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,3 +55,20 @@ def image(tmp_path: Path) -> Path:
     path.touch()
     os.truncate(path, MIB)
     return path
+
+
+@pytest.fixture
+def tap() -> Iterator[int]:
+    """A TAP's descriptor."""
+    tunsetiff, iff_tap, iff_no_pi, iff_vnet_hdr = 0x400454CA, 0x2, 0x1000, 0x4000  # linux/if_tun.h
+    try:
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        pytest.skip(f"needs /dev/net/tun; modprobe tun: {error}")
+    try:
+        fcntl.ioctl(fd, tunsetiff, struct.pack("16sH22x", b"apitap%d", iff_tap | iff_no_pi | iff_vnet_hdr))
+    except OSError as error:
+        os.close(fd)
+        pytest.skip(f"needs the right to make a TAP; run it as root: {error}")
+    yield fd
+    os.close(fd)

@@ -55,6 +55,14 @@ def test_a_vms_life(api: Served, forever: Path, image: Path) -> None:
     assert api.end()[0] == 0
 
 
+def test_a_descriptor_is_handed_over(api: Served, forever: Path, tap: int) -> None:
+    fine(api, "create", input=json.dumps({"payload": {"kernel": str(forever)}, "console": {"mode": "Off"}}))
+    fine(api, "boot")
+    shown = json.loads(fine(api, "--json", "add-net", f"fd=[{tap}],mac=02:00:00:00:00:07,id=n", pass_fds=[tap]))
+    assert shown["id"] == "n"
+    assert api.info()["config"]["net"][0]["mac"] == "02:00:00:00:00:07"
+
+
 def test_a_config_in_a_file(api: Served, forever: Path, tmp_path: Path) -> None:
     path = tmp_path / "vm.json"
     path.write_text(json.dumps({"payload": {"kernel": str(forever)}}))

@@ -54,11 +54,13 @@ def run(where: str, config: VmConfig, plugins: Plugins) -> int:
         router = Router(host, catalog, events, lambda: ends.put(0))
         server = Server(fd, router.answer, refusal)
         fd = -1
+        machine = config.kernel is not None or config.firmware is not None
+        if machine:
+            host.adopt(config)
         server.start()
         before = _handle_signals(ends, host)
         try:
-            if config.kernel is not None or config.firmware is not None:
-                host.adopt(config)
+            if machine:
                 host.boot()
             return ends.get()
         finally:
