@@ -166,7 +166,7 @@ class Control:
         machine.plan["devices"].append(pci_hotplug.keep_files(machine.plan, spec, fds))
         self._watch(machine)
         pci_hotplug.announce(machine, device)
-        self.event("device-added", {"device": device.id})
+        self.event("device-added", _named(machine.plan, device.id))
         return {"id": device.id}
 
     def remove_device(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
@@ -179,7 +179,7 @@ class Control:
             raise VmmError(f"no device '{device_id}'")
         self._watch(machine)
         if not message.get("force") and pci_hotplug.ask(machine, device):
-            self.event("device-remove-pending", {"device": device_id})
+            self.event("device-remove-pending", _named(machine.plan, device_id))
             return {"state": "pending"}
         pci_hotplug.take(machine, device_id)
         self._removed(machine, device_id)
@@ -188,8 +188,9 @@ class Control:
     def _removed(self, machine: Machine, device_id: str) -> None:
         from . import pci_hotplug
 
+        named = _named(machine.plan, device_id)
         pci_hotplug.drop(machine.plan, device_id)
-        self.event("device-removed", {"device": device_id})
+        self.event("device-removed", named)
 
     def _watch(self, machine: Machine) -> None:
         """From now on hear what the guest ejects."""
@@ -239,6 +240,14 @@ def _number(message: dict[str, Any], key: str) -> int | None:
     if value is not None and (type(value) is not int or value < 0):
         raise VmmError(f"{key}: {value!r} is no number from 0")
     return value
+
+
+def _named(plan: dict[str, Any], device_id: str) -> dict[str, str]:
+    """What events say of a device: its id and, on PCI, where it is."""
+    for spec in plan["devices"]:
+        if spec["id"] == device_id and spec.get("bus") == "pci":
+            return {"device": device_id, "bdf": f"{spec.get('segment', 0):04x}:00:{spec['slot']:02x}.0"}
+    return {"device": device_id}
 
 
 OPERATIONS = {

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from eventfile import FOREVER, VMM, names_in
+from nothing import Nothing
 from vmm_testkit.baremetal import BareMetal
 from vmmcore import DeviceConfig, Vm, VmConfig
 
@@ -52,6 +53,18 @@ def test_pause_reboot_and_end(tmp_path: Path) -> None:
         vm.shutdown()
     assert names_in(path) == [*RUN, "vm pausing", "vm paused", "vm resuming", "vm resumed", "vm rebooting",
                            "vm rebooted", *END]
+
+
+def test_a_device_that_comes_and_goes(tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    with Vm(VmConfig(kernel=FOREVER.build(), memory="32M",
+                     devices=[DeviceConfig("event-monitor", f"path={path}")])) as vm:
+        vm.boot()
+        vm.add_device(Nothing, id="thing")
+        vm.remove_device("thing", force=True)
+        vm.shutdown()
+    told = {one["event"]: one["properties"] for one in map(json.loads, path.read_text().strip().split("\n\n"))}
+    assert told["device-added"] == told["device-removed"] == {"id": "thing", "bdf": "0000:00:01.0"}
 
 
 def test_a_runner_that_is_killed(tmp_path: Path) -> None:
