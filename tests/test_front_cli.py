@@ -258,6 +258,20 @@ def test_what_belongs_to_another_machine_is_inert_and_says_so(site: Site, kernel
     assert site.vmm("plan", "--kernel", kernel, "--foo", "a").returncode == 0
 
 
+def test_the_api_needs_a_plugin_that_serves_it(site: Site, kernel: str) -> None:
+    nobody = {"VMM_DISABLE_PLUGINS": "api-*,arch-*,boot-*,serial"}
+    one_line(site.vmm("run", "--api-socket", "s", env=nobody), 2, "--api-socket", "pip install vmm-api-rest")
+    served = "def serve(where, config, plugins):\n    print(where, config.kernel)\n    return 7\nAPI = (1, 0)\n"
+    site.dist("vmm-fake-api", "[vmmcore]\nfake-api = fake_api\n[vmmcore.api]\nfake = fake_api\n", {"fake_api": served})
+    done = site.vmm("run", "--api-socket", "s", env=nobody)
+    assert (done.returncode, done.stdout) == (7, "s None\n")
+    done = site.vmm("run", "--api-socket", "s", "--kernel", kernel, "--foo", "a", env=nobody)
+    assert (done.returncode, done.stdout) == (7, f"s {kernel}\n")
+    one_line(site.vmm("run", "--api-socket", "s", "--no-default-plugins", env=nobody), 2, "add --plugin")
+    one_line(site.vmm("run", "--api-socket", "s", "--foo", "a", env=nobody), 2, "--foo", "nothing to boot")
+    one_line(site.vmm("run", "--api-socket", "s", "--plan", "p", env=nobody), 2, "--api-socket", "--plan")
+
+
 def in_python(site: Site, program: str, *args: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(site.root), "VMM_DISABLE_PLUGINS": "arch-*,boot-*,serial"}
     return subprocess.run(

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from .launch import Runner
 
 
+def _refusal(message: str) -> GuestError:
+    error = GuestError(message)
+    error.refused = True
+    return error
+
+
 class Channel:
     """The front's end of a runner's control socket.
 
@@ -64,8 +70,8 @@ class Channel:
             try:
                 with self._sending:
                     wire.send(self.runner.control, {"id": number, "op": op, **fields}, fds)
-            except ValueError as error:
-                raise GuestError(f"{op}: {error}") from None
+            except ValueError as error:  # more than fits into a message: of descriptors, for example
+                raise _refusal(f"{op}: {error}") from None
             except OSError:  # the runner is gone or about to be; say how it ended
                 self.until(lambda: self.status is not None, 10.0)
                 raise self._gone(op) from None
@@ -81,9 +87,8 @@ class Channel:
                 self._waiting.discard(number)
                 self._answers.pop(number, None)
         if "error" in answer:
-            refusal = GuestError(f"{op}: {' '.join(str(answer['error']).split())}")
-            refusal.refused = not answer.get("bug")
-            raise refusal
+            text = f"{op}: {' '.join(str(answer['error']).split())}"
+            raise GuestError(text) if answer.get("bug") else _refusal(text)
         result = answer.get("ok")
         return result if isinstance(result, dict) else {}
 

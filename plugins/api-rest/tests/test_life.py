@@ -54,6 +54,19 @@ def test_a_vm_of_which_only_the_kernel_is_said(api: Served, forever: Path) -> No
     assert info["config"]["rng"]["id"] in info["device_tree"]
 
 
+def test_what_is_configured_and_is_no_device_stays_configured(api: Served, forever: Path) -> None:
+    items = [{"name": f"opt/org.example/{name}", "string": name} for name in ("a", "b")]
+    api.create(forever, serial={"mode": "Off"}, **{"fw-cfg": items})
+    assert api.put("vm.boot") == 204
+    info = api.info()
+    assert [item["name"] for item in info["config"]["fw-cfg"]] == [item["name"] for item in items]
+    assert info["config"]["serial"]["mode"] == info["config"]["console"]["mode"] == "Off"
+    assert {node["type"] for node in info["device_tree"].values()} == {"fw-cfg", "rng"}
+    assert api.put("vm.shutdown") == 204
+    assert api.put("vm.boot") == 204
+    assert len(api.info()["config"]["fw-cfg"]) == 2
+
+
 @pytest.mark.arch("x86_64", reason="Arm has no NMI, and a fixed number of CPUs")
 def test_sizes(api: Served, forever: Path) -> None:
     api.create(forever, cpus={"boot_vcpus": 1, "max_vcpus": 3}, balloon={"size": 0},

@@ -44,6 +44,7 @@ EJECT_TIME = 1.0
 NEWS_TIME = 0.02
 #: descriptors from here on are only ours, so that one that a failed plan has closed is not another's by then
 _FIRST_FD = 512
+_NO_DEVICES = ("cpus", "memory", "payload", "numa", "platform", "pci_segments", "rate_limit_groups")
 
 
 class Host:
@@ -64,6 +65,7 @@ class Host:
         self.vm: Vm | None = None
         self._life, self._change, self._news = threading.Lock(), threading.Lock(), threading.Lock()
         self._fds: dict[str, list[int]] = {}  # descriptors that came with a request, by device
+        self._silent: set[str] = set()  # what was configured and is no device of its own: mode Off, one more item
         self._memory_actual: int | None = None
 
     # --- life -------------------------------------------------------------
@@ -120,6 +122,8 @@ class Host:
                 if isinstance(error, GuestError):  # its runner failed, which is nobody's request
                     raise ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)) from None
                 raise
+            there = {device["id"] for device in vm.devices()}
+            self._silent = _ids(config) - there
             self.config, self.vm, self._memory_actual = config, vm, None
         threading.Thread(target=self._watch, args=(vm,), name="vm", daemon=True).start()
 
@@ -145,7 +149,7 @@ class Host:
                 pass  # it is gone, and close() sees to the rest
             with self._change:
                 if config is not None:
-                    self.config = _present(config, vm)
+                    self.config = self._present(config, vm)
                 vm.close()
 
     def close(self) -> None:
@@ -207,7 +211,7 @@ class Host:
         size = memory["size"] + sum(zone.get("size", 0) for zone in memory.get("zones") or ())
         found: Json = {"config": config, "state": "Created", "memory_actual_size": size}
         if vm is not None:
-            found["config"] = _present(config, vm)
+            found["config"] = self._present(config, vm)
             found["state"] = STATES[vm.state]
             found["memory_actual_size"] = self._memory(vm, config, size)
             found["device_tree"] = {device["id"]: _node(device) for device in vm.devices()}
@@ -245,8 +249,7 @@ class Host:
             if vm is not None and kind.bus != "pci":
                 raise ApiError(HTTPStatus.BAD_REQUEST, f"{kind.key}: only PCI devices can be added to a running VM")
             if entry.get("id") is None and (fds or vm is not None):
-                items = [item for _, _, item in configs.devices_of(config, self._catalog) if item is not None]
-                taken = {item["id"] for item in items if "id" in item}
+                taken = _ids(config)
                 taken |= {device["id"] for device in vm.devices()} if vm is not None else set()
                 entry["id"] = configs.free_id(kind.key, taken)
             config = _with(config, section, entry)
@@ -305,12 +308,23 @@ class Host:
             raise _not_created()
         if self.vm is not None:
             before = self.config
-            self.config = _present(before, self.vm)
+            self.config = self._present(before, self.vm)
             if self.config is not before:
                 there = {device["id"] for device in self.vm.devices()}
                 for name in self._fds.keys() - there:
                     self._drop_fds(name)
         return self.config
+
+    def _present(self, config: Json, vm: Vm) -> Json:
+        """The configuration without what the machine no longer has; the same object if that is nothing."""
+        devices = vm.devices()
+        types = {device["type"] for device in devices}
+        off = [part.field for part in sections.SECTIONS
+               if part.shape == "switch" and config.get(part.field) and part.type not in types]  # fmt: skip
+        if off:
+            config = {**config, **dict.fromkeys(off, False)}
+        gone = _ids(config) - {device["id"] for device in devices} - self._silent
+        return _without(config, gone) if gone else config
 
     def _drop_fds(self, name: str) -> None:
         _close(self._fds.pop(name, []))
@@ -396,27 +410,14 @@ def _without(config: Json, names: set[str]) -> Json:
     return found
 
 
-def _present(config: Json, vm: Vm) -> Json:
-    """The configuration without what the machine no longer has; the same object if that is nothing."""
-    devices = vm.devices()
-    there, types = {device["id"] for device in devices}, {device["type"] for device in devices}
-    off = [one.field for one in sections.SECTIONS
-           if one.shape == "switch" and config.get(one.field) and one.type not in types]  # fmt: skip
-    if off:
-        config = {**config, **dict.fromkeys(off, False)}
-    gone = {
+def _ids(config: Json) -> set[str]:
+    """The ids of all devices in a configuration."""
+    return {
         item["id"]
         for key, value in config.items()
         for item in (value if isinstance(value, list) else [value])
-        if isinstance(item, dict) and _is_device(key) and "id" in item and item["id"] not in there
+        if key not in _NO_DEVICES and isinstance(item, dict) and "id" in item
     }
-    # A part that says "no such device" (mode Off) never was in the machine.
-    gone -= {value["id"] for value in config.values() if isinstance(value, dict) and value.get("mode") == "Off"}
-    return _without(config, gone) if gone else config
-
-
-def _is_device(key: str) -> bool:
-    return key not in ("cpus", "memory", "payload", "numa", "platform", "pci_segments", "rate_limit_groups")
 
 
 def _lend(fds: list[int]) -> list[int]:
