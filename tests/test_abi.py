@@ -14,6 +14,7 @@ KNOWN = {
     0: "e43efc870ee4db4a",
     1: "f8ba20244281c41c",
     2: "4455ffa3a94bb48f",
+    3: "d4d7efabfd383b49",
 }
 
 

@@ -30,9 +30,10 @@ def runner(guest: DebianGuest) -> int:
     return int(Path(f"/proc/{guest.pid}/task/{guest.pid}/children").read_text().split()[0])
 
 
-def holds(pid: int) -> tuple[int, int]:
-    """Descriptors and threads of a process."""
-    return len(list(Path(f"/proc/{pid}/fd").iterdir())), len(list(Path(f"/proc/{pid}/task").iterdir()))
+def holds(pid: int) -> tuple[int, list[str]]:
+    """Descriptors and threads of a process, without io_uring's, which the kernel keeps as long as it likes."""
+    names = sorted(comm.read_text().strip() for comm in Path(f"/proc/{pid}/task").glob("*/comm"))
+    return len(list(Path(f"/proc/{pid}/fd").iterdir())), [name for name in names if not name.startswith("iou-")]
 
 
 def resident(pid: int) -> int:
