@@ -68,7 +68,9 @@ def test_devices_come_and_go_under_io(
 ) -> None:
     own, extra = image(16, "own.img"), image(16, "extra.img")
     extra.write_bytes(b"extra" * 1000 + bytes(16 * MIB - 5000))
-    with running(kernel_of("cloud"), tmp_path, *MODULES, cpus="boot=2", args=["--disk", f"path={own}"]) as (guest, ask):
+    with running(
+        kernel_of("cloud"), tmp_path, *MODULES, cpus="boot=2", cmdline="reboot=a", args=["--disk", f"path={own}"]
+    ) as (guest, ask):
         guest.check("(while :; do dd if=/dev/urandom of=/dev/vda bs=64k count=64; done) > /dev/null 2>&1 &")
         pid, held = runner(guest), None
         for _ in range(soak(5, 100)):
@@ -121,7 +123,7 @@ def test_a_guest_that_does_not_listen(
 ) -> None:
     """Its removals are pending until it is rebooted."""
     disk = image(16)
-    with running(kernel_of("cloud"), tmp_path, *MODULES, cmdline="acpiphp.disable=1") as (guest, ask):
+    with running(kernel_of("cloud"), tmp_path, *MODULES, cmdline="acpiphp.disable=1 reboot=a") as (guest, ask):
         ask("add_device", device="disk", options=f"path={disk},id=disk")
         guest.check("echo 1 > /sys/bus/pci/rescan")
         wait(guest, "[ -b /dev/vda ]")

@@ -11,7 +11,6 @@ from vmm_testkit.guest import DebianGuest
 from vmm_testkit.kernels import Kernel, debian_kernel
 
 
-
 @pytest.fixture(scope="session")
 def standard_kernel() -> Kernel:
     """Debian's cloud kernel has no driver for it."""

@@ -194,6 +194,13 @@ static void stops_any_number_of_times(void) {
   end(b);
 }
 
+static void older_core_is_refused(void) {
+  struct vmm_api older = fake_api;
+  int error = 0;
+  older.minor = 0;
+  CHECK(!balloon_new(&older, NULL, "balloon0", &error) && error == -ENOTSUP);
+}
+
 int main(void) {
   pages_that_are_given_up_are_gone(MAP_PRIVATE);
   pages_that_are_given_up_are_gone(MAP_SHARED);
@@ -203,5 +210,6 @@ int main(void) {
   reported_pages_are_gone(MAP_SHARED);
   statistics_come_when_they_are_asked_for();
   stops_any_number_of_times();
-  return 0;
+  older_core_is_refused();
+  puts("ok");
 }

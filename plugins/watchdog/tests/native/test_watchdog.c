@@ -166,10 +166,18 @@ static void many_threads(void) {
   end(w);
 }
 
+static void older_core_is_refused(void) {
+  struct vmm_api older = fake_api;
+  int error = 0;
+  older.minor = 2;
+  CHECK(!watchdog_new(&older, NULL, "watchdog0", 1, &error) && error == -ENOTSUP);
+}
+
 int main(void) {
   first_ping_starts_it();
   pause_stops_the_time();
   esb_counts_two_stages();
   many_threads();
-  return 0;
+  older_core_is_refused();
+  puts("ok");
 }
