@@ -93,7 +93,7 @@ def test_unreadable_kernel(site: Site, kernel: str) -> None:
 
 def test_unknown_command(site: Site) -> None:
     one_line(site.vmm("rnu"), 2, "did you mean run?")
-    one_line(site.vmm("plugins", "info", "fop"), 2, "did you mean foo?")
+    one_line(site.vmm("plugins", "info", "fooo"), 2, "did you mean foo?")
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,22 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from eventfile import FOREVER, VMM, names_in
+from vmmcore import VmmError
 
 client = pytest.importorskip("vmm_api_rest.client", reason="needs pip install vmm-api-rest")
 
 pytestmark = pytest.mark.needs_kvm
+
+
+def answers(api: Any) -> bool:
+    try:
+        return bool(api.call("GET", "vmm.ping"))
+    except VmmError:
+        return False
 
 
 def test_two_vms_one_after_the_other(tmp_path: Path) -> None:
@@ -19,9 +28,9 @@ def test_two_vms_one_after_the_other(tmp_path: Path) -> None:
     process = subprocess.Popen([VMM, "run", "--api-socket", str(sock), "--event-monitor", f"path={path}"],
                                stdin=subprocess.DEVNULL)
     try:
-        while not sock.exists():
-            assert process.poll() is None
         api = client.Client(sock)
+        while not answers(api):
+            assert process.poll() is None
         assert names_in(path) == ["vmm starting"]
         config = {"payload": {"kernel": str(FOREVER.build())}, "memory": {"size": 32 << 20},
                   "serial": {"mode": "Null"}, "console": {"mode": "Off"}}

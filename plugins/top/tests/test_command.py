@@ -159,13 +159,11 @@ def test_a_guest_that_works(tmp_path: Path) -> None:
     vm = subprocess.Popen([VMM, "run", "--kernel", kernel, "--memory", "32M", "--serial", "null", "--rng",
                            "--api-socket", str(path)], stdin=subprocess.DEVNULL)
     try:
-        while not path.exists():
-            assert vm.poll() is None
         view: dict[str, Any] = {}
         while not any(row["requests"] for row in view.get("queues", ())):
+            assert vm.poll() is None
             done = top("--api-socket", str(path), "--once", "--json", "--interval", "0.2")
-            assert done.returncode == 0, done.stderr
-            view = json.loads(done.stdout)
+            view = json.loads(done.stdout or "{}")  # nothing until the API is there, and its VM
         queue, = view["queues"]
         assert queue["device"] == "rng0"
         assert queue["in_bytes"] == pytest.approx(64 * queue["requests"])
