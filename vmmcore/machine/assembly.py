@@ -354,7 +354,11 @@ class Machine:
         """Returns once no vCPU runs and every device is quiet. Raises VmmError unless running."""
         self._expect("running")
         lib.vmm_vcpus_pause(self.vm)
-        self.platform.stop_clock()
+        try:
+            self.platform.stop_clock()
+        except VmmError:
+            lib.vmm_vcpus_resume(self.vm)
+            raise
         self._all("paused")
         self.state = "paused"
 
