@@ -122,7 +122,7 @@ def test_kernel_finds_no_fault(said: str) -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        *(r"GICv3 +27 Level +arch_timer", r"GICv3 +33 Level +uart-pl011", r"GICv3 +41 Edge +ACPI:Ged"),
+        *(r"GICv3 +27 Level +arch_timer", r"GICv3 +33 Level +uart-pl011", r"GICv3 +41 Level +ACPI:Ged"),
         *(r"GICv3 +23 Level +arm-pmu", r"ITS-MSI +\d+ Edge +virtio\d-req.0"),
         r"[1-9]\d*(?: +\d+){3} +GICv3 +37 Level +virtio1",  # slot 2, INTA: SPI 3 + 2 % 4
     ],

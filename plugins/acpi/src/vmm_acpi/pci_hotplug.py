@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from .encoding import Term
-    from .spec import CommonSpec, Segment
+    from .spec import CommonSpec, Scan, Segment
 
     Spec = TypeVar("Spec", bound=CommonSpec)
 
@@ -31,7 +31,9 @@ DEVICE_CHECK, EJECT_REQUEST = 1, 3  # notifications (ACPI 6.5 table 5.160)
 def with_slots(spec: Spec) -> Spec:
     """The description with slots in its segments, and the scan method for the event device."""
     segments = [{**segment, "aml": slots(segment) + segment.get("aml", b"")} for segment in spec["segments"]]
-    return {**spec, "segments": segments, "scan": {**spec.get("scan", {}), "pci": SCAN}}  # type: ignore[return-value]
+    common: CommonSpec = spec
+    scan: Scan = {**common.get("scan", {}), "pci": SCAN}
+    return {**spec, "segments": segments, "scan": scan}  # type: ignore[return-value]
 
 
 def slots(segment: Segment) -> bytes:
