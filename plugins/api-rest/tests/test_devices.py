@@ -83,6 +83,7 @@ def test_cold_devices(api: Served, forever: Path, image: Path) -> None:
     ("vm.add-device-type/debugcon", {"mode": "Null"}, 400, "only PCI devices can be added to a running VM"),
     ("vm.add-fs", {"tag": "t", "socket": "s"}, 501, "not served yet"),
     ("vm.add-device-type/nonsense", {}, 404, "there is no"),
+    ("vm.remove-device", {"id": "serial0"}, 400, "serial0 is not on PCI"),
     ("vm.resize-disk", {"id": "nonsense", "desired_size": 512}, 404, "there is no disk 'nonsense'"),
     ("vm.resize", {"desired_balloon": 4096}, 400, "desired_balloon: the VM has no balloon"),
     ("vm.resize-zone", {"id": "z", "desired_ram": 4096}, 404, "there is no memory zone 'z'"),

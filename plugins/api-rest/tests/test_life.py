@@ -75,7 +75,10 @@ def test_sizes(api: Served, forever: Path) -> None:
     assert api.info()["memory_actual_size"] == 64 * MIB
     assert api.put("vm.resize", {"desired_vcpus": 4}) == 400
     assert api.put("vm.boot") == 204
+    assert api.put("vm.pause") == 204
     assert api.put("vm.resize", {"desired_vcpus": 3, "desired_ram": None}) == 204
+    assert api.info()["state"] == "Paused"
+    assert api.put("vm.resume") == 204
     assert api.put("vm.resize", {"desired_ram": 192 * MIB}) == 204
     assert api.put("vm.resize", {"desired_vcpus": 4}) == 400
     assert api.put("vm.resize", {"desired_ram": 32 * MIB}) == 400

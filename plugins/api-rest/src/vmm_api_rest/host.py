@@ -287,8 +287,12 @@ class Host:
                     self._drop_fds(name)
                     return None
                 vm = self.vm
-        if name not in {device["id"] for device in vm.devices()}:
+        found = [device for device in vm.devices() if device["id"] == name]
+        if not found:
             raise _no_device(name)
+        if found[0]["bdf"] is None:
+            message = f"{name} is not on PCI; only PCI devices can be removed from a running VM"
+            raise ApiError(HTTPStatus.BAD_REQUEST, message)
         try:
             state = vm.remove_device(name, force, wait=EJECT_TIME)
         except GuestError as error:
