@@ -28,8 +28,9 @@ class Served(Client):
     def __init__(self, socket: Path, *args: str, where: str = "", **more: Any) -> None:
         super().__init__(socket, timeout=60)
         command = [VMM, "run", "--api-socket", where or str(socket), *args]
+        # There, where requests with made-up file names do no harm.
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, **more)  # fmt: skip
+                                        stderr=subprocess.PIPE, cwd=socket.parent, **more)  # fmt: skip
 
     def ready(self) -> Served:
         """Wait until it answers; AssertionError with what it says if it ends instead."""
