@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from http import HTTPStatus
 
 from vmmcore import __version__
 
@@ -139,6 +138,3 @@ def _adding(name: str, section: sections.Section, kind: DeviceType | None) -> Ca
 
 def by_path(calls: Iterable[Call]) -> dict[str, Call]:
     return {f"{ROOT}/{call.name}": call for call in calls}
-
-
-NO_CONTENT = HTTPStatus.NO_CONTENT

@@ -131,11 +131,6 @@ class Catalog:
                 raise NotServed(where)
             return self._plugins.device_type(key, where)[1]
 
-    def offers(self, key: str) -> bool:
-        """Whether a plugin that may be used provides the device type."""
-        with self._lock:
-            return self._offered(key)
-
     def _offered(self, key: str) -> bool:
         return self._plugins.offers(key) or any(
             kind.key == key for plugin in self._plugins.loaded for kind in plugin.device_types
