@@ -29,7 +29,7 @@ class Asked:
         self._socket.connect(str(path))
         self._lines = self._socket.makefile("r")
 
-    def __call__(self, method: str, **arguments: Any) -> Any:
+    def __call__(self, method: str, /, **arguments: Any) -> Any:
         self._socket.sendall(json.dumps([method, arguments]).encode() + b"\n")
         answer = json.loads(self._lines.readline())
         assert "error" not in answer, answer
