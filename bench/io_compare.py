@@ -16,7 +16,7 @@ from typing import Any
 
 import chart
 from io_lab import VMMS, IoBench
-from stats import summary, table
+from stats import compare, summary, table
 from vmm_testkit.lab import LabStalled, LabTimeout
 
 REACH, HALF = 1.0, 1.2
@@ -122,10 +122,9 @@ class Contest:
             lower = unit == "us"
             entry: dict[str, Any] = {"row": row, "unit": unit, "clock": "wall" if "wall" in row else "counted"}
             entry |= {name: summary(values) for name, values in by_vmm.items()}
-            theirs = [entry[name]["median"] for name in VMMS if name != "vmm" and name in entry]
-            if theirs and "vmm" in entry:
-                ours, best = entry["vmm"]["median"], min(theirs) if lower else max(theirs)
-                entry["ratio"] = best / ours if lower else ours / best
+            theirs = [values for name, values in by_vmm.items() if name != "vmm"]
+            if theirs and "vmm" in by_vmm:
+                entry |= compare(by_vmm["vmm"], theirs, lower)
                 entry["reach"] = next((limit for word, limit in self.limits.items() if word in row), REACH)
             found.append(entry)
         return found
@@ -137,16 +136,21 @@ class Contest:
         if self.only and saved.exists():
             old = json.loads(saved.read_text())["results"]
             new = {row["row"]: row for row in rows}
+            measured = tuple({row.rpartition(": ")[0] for row in new})
+            self.notes = [note for note in old["notes"] if not note.startswith(measured)] + self.notes
             rows = [new.pop(row["row"], row) for row in old["rows"]] + list(new.values())
             self.costs = old["costs"] | self.costs
         cells = []
         for row in rows:
             middles = [f"{row[vmm]['median']:.0f}" if vmm in row else "-" for vmm in VMMS]
             ratio, reach = row.get("ratio"), row.get("reach", REACH)
-            verdict = "" if ratio is None or ratio >= reach else f"below {reach:.2f}x"
-            cells.append([row["row"], row["unit"], *middles, f"{ratio:.2f}x" if ratio else "-", verdict])
+            verdict = ""
+            if ratio is not None and ratio < reach:
+                verdict = "undecided" if row.get("high", 0) >= reach else f"below {reach:.2f}x"
+            between = f"{row['low']:.2f} to {row['high']:.2f}" if "low" in row else ""
+            cells.append([row["row"], row["unit"], *middles, f"{ratio:.2f}x" if ratio else "-", between, verdict])
         ratios = [row["ratio"] for row in rows if "ratio" in row]
-        text = [title, table(["", "unit", *VMMS, "vmm/QEMU", ""], cells)]
+        text = [title, table(["", "unit", *VMMS, "vmm/QEMU", "95 % of such runs", ""], cells)]
         text.append("  " + reached(rows))
         text += ["  " + note for note in self.notes]
         if ratios and not self.quick:
@@ -160,6 +164,8 @@ def reached(rows: Sequence[dict[str, Any]]) -> str:
     """What was aimed at, in one line."""
     known = [row for row in rows if "ratio" in row]
     good = sum(row["ratio"] >= row["reach"] for row in known)
+    open_ = sum(row["ratio"] < row["reach"] <= row.get("high", 0) for row in known)
     better = sum(row["ratio"] >= HALF for row in known)
     unknown = f"; {len(rows) - len(known)} unknown" if len(known) < len(rows) else ""
-    return f"{good} of {len(known)} rows reach what they shall; {better} are at {HALF}x or more{unknown}"
+    text = f"{good} of {len(known)} rows reach what they shall, {open_} are undecided"
+    return f"{text}; {better} are at {HALF}x or more{unknown}"

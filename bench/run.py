@@ -6,9 +6,10 @@ boot       exec to the guest's init, and memory, in the lab by the wall clock; b
 icount     the same with the clock that counts instructions: repeatable to 1 %
 block      fio in a guest of ours, of microvm and of q35; ratios, and a plot in bench/results/block.svg
 net        iperf3 and ping between guest and host, likewise
+aarch64    boots and disks beside qemu-system-aarch64 -M virt, in the arm64 lab by the wall clock
 initcalls  where the guest's boot time goes, beside microvm (not part of the default)
 
-Results are also written to bench/results/NAME.json. block and net say on standard error what they have measured.
+Results are also written to bench/results/NAME.json. block, net and aarch64 say on standard error what they measured.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-DEFAULT = ("startup", "boot", "icount", "block", "net")
+DEFAULT = ("startup", "boot", "icount", "block", "net", "aarch64")
+#: those that know --only and --rounds
+SELECTIVE = ("block", "net", "aarch64")
 
 
 def startup(quick: bool) -> tuple[str, dict[str, Any]]:
@@ -55,6 +58,12 @@ def net(quick: bool, only: str, rounds: int) -> tuple[str, dict[str, Any]]:
     return module.run(quick, only, rounds)
 
 
+def aarch64(quick: bool, only: str, rounds: int) -> tuple[str, dict[str, Any]]:
+    import aarch64 as module
+
+    return module.run(quick, only, rounds)
+
+
 def initcalls(quick: bool) -> tuple[str, dict[str, Any]]:
     import initcalls as module
 
@@ -67,12 +76,14 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="one run of each: does it work at all?")
     parser.add_argument("--no-save", action="store_true", help="write no bench/results/NAME.json")
-    parser.add_argument("--only", metavar="TEXT", default="", help="block, net: the rows with TEXT in their names")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="block, net: so many by the wall clock (5)")
+    only = "block, net: the rows with TEXT in their names; aarch64: boot or disk"
+    parser.add_argument("--only", metavar="TEXT", default="", help=only)
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="so many by the wall clock (5)")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join((*DEFAULT, "initcalls")))
     given = parser.parse_args()
     kinds: dict[str, Any] = {
-        "startup": startup, "boot": boot, "icount": icount, "block": block, "net": net, "initcalls": initcalls,
+        "startup": startup, "boot": boot, "icount": icount, "block": block, "net": net, "aarch64": aarch64,
+        "initcalls": initcalls,
     }  # fmt: skip
     for name in given.names:
         if name not in kinds:
@@ -81,7 +92,7 @@ def main() -> int:
     for name in given.names or DEFAULT:
         began = time.monotonic()
         try:
-            more = {"only": given.only, "rounds": given.rounds} if name in ("block", "net") else {}
+            more = {"only": given.only, "rounds": given.rounds} if name in SELECTIVE else {}
             text, data = kinds[name](given.quick, **more)
         except Exception as error:
             print(f"{name}: {type(error).__name__}: {error}\n", file=sys.stderr, flush=True)

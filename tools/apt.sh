@@ -8,9 +8,9 @@ purpose=${1:-build}
 build="gcc libc6-dev python3-venv python3-dev"
 run="$build busybox-static e2fsprogs kmod mmdebstrap passt uidmap"
 lab="$run qemu-system-x86"
-arm="qemu-system-arm gcc-aarch64-linux-gnu"
+arm="qemu-system-arm qemu-efi-aarch64 gcc-aarch64-linux-gnu"
 test="$lab $arm acpica-tools arch-test binfmt-support clang libclang-rt-dev cpio dmidecode ethtool iperf3 iproute2 iputils-ping libslirp-helper lz4 pciutils qemu-user-static zstd"
-bench="$lab ethtool fio iperf3 iputils-ping"
+bench="$lab $arm ethtool fio iperf3 iputils-ping"
 case $purpose in
   build) want=$build ;;
   run) want=$run ;;

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import struct
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,8 @@ SHAPES = {
         ("as-is", 2, 128),
         ("as-is", 4, 1024),
     ],
-    "aarch64": [("Image", 1, 256), ("Image", 2, 1024), ("Image", 4, 3072), ("gzip", 1, 3072), ("gzip", 2, 256)],
+    "aarch64": [("Image", 1, 256), ("Image", 2, 1024), ("Image", 4, 3072), ("gzip", 1, 3072), ("gzip", 2, 256),
+                ("zboot", 2, 1024)],
 }[arch_of().name]
 #: where the hole below 4 GiB begins, and RAM there
 BELOW_4G = {"x86_64": (3 << 30, 3072), "aarch64": (0xFC00_0000, 3008)}[arch_of().name]
@@ -39,17 +41,24 @@ BELOW_4G = {"x86_64": (3 << 30, 3072), "aarch64": (0xFC00_0000, 3008)}[arch_of()
 
 def booted(kernel: Kernel, image: str, initramfs: Path, **options: object) -> DebianGuest:
     """A guest of the kernel's own image, or on x86-64 one that unpacks itself ("as-is") or is a bare ELF file
-    ("vmlinux"); on AArch64 one compressed with "gzip"."""
+    ("vmlinux"); on AArch64 one compressed with "gzip", or that in an EFI program that unpacks it ("zboot")."""
     args = list(options.pop("args", ()))  # type: ignore[call-overload]
     if image == "as-is":
         args += ["--plugin", "boot-linux,extract=off"]
     path = kernel.vmlinux() if image == "vmlinux" else kernel.vmlinuz
-    if image == "gzip":
-        path = Path(tempfile.gettempdir()) / f"{path.name}.gz"
+    if image in ("gzip", "zboot"):
+        path = Path(tempfile.gettempdir()) / f"{path.name}.{image}"
         if not path.exists():
-            path.write_bytes(gzip.compress(kernel.vmlinuz.read_bytes(), 1))
+            packed = gzip.compress(kernel.vmlinuz.read_bytes(), 1)
+            path.write_bytes(packed if image == "gzip" else zboot(packed))
     options.setdefault("cmdline", "reboot=a")
     return DebianGuest(path, initramfs, args=args, **options)  # type: ignore[arg-type]
+
+
+def zboot(packed: bytes) -> bytes:
+    """An EFI zboot image of a gzip-compressed Image (Linux, drivers/firmware/efi/libstub/zboot-header.S)."""
+    head = struct.pack("<4s4sII8x32sII", b"MZ", b"zimg", 0x200, len(packed), b"gzip", 0x818223CD, 0x40)
+    return (head + struct.pack("<4sH", b"PE", 0xAA64)).ljust(0x200, b"\0") + packed
 
 
 @pytest.mark.parametrize("flavour", ["cloud", "standard"])

@@ -6,34 +6,26 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from vmm_testkit.planning import plan_context, plan_device
 from vmmcore.errors import UserError, VmmError
-from vmmcore.front.config import VmConfig
-from vmmcore.front.planning import Layout, PlanContext
+from vmmcore.front.planning import PlanContext
 
-from vmm_debugcon.plugin import DebugconOptions, plan
+from vmm_debugcon.plugin import DebugconOptions, vmm_device_types
+
+(KIND,) = vmm_device_types()
 
 
 @pytest.fixture
 def context() -> Iterator[PlanContext]:
-    fds: list[int] = []
-    document: dict[str, Any] = {"files": [], "devices": [], "load": []}
-    unused: Any = SimpleNamespace(hooks=None)
-    yield PlanContext(VmConfig(kernel="/dev/null"), Layout(ram=[(0, 1 << 20)], gsis=[4, 5, 6]), document, unused,
-                      unused, fds, tell=lambda line: None)
-    for fd in fds:
-        os.close(fd)
+    with plan_context(gsis=[4, 5, 6]) as context:
+        yield context
 
 
 def planned(context: PlanContext, text: str) -> dict[str, Any] | None:
-    device: dict[str, Any] = {"type": "debugcon"}
-    if plan(context, DebugconOptions.parse(text, "--debugcon"), device) is False:
-        return None
-    context.plan["devices"].append(device)
-    return device
+    return plan_device(context, KIND, text)
 
 
 def test_default_ports(context: PlanContext) -> None:

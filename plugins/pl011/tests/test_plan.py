@@ -6,36 +6,27 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from vmm_testkit.planning import plan_context, plan_device
 from vmmcore.errors import UserError, VmmError
-from vmmcore.front.chardev import SocketStreamOptions
-from vmmcore.front.config import VmConfig
 from vmmcore.front.discovery import Discovery
-from vmmcore.front.planning import Layout, PlanContext
+from vmmcore.front.planning import PlanContext
 
-from vmm_pl011.plugin import plan, vmm_cmdline_words, vmm_device_types, vmm_fdt_nodes
+from vmm_pl011.plugin import vmm_cmdline_words, vmm_device_types, vmm_fdt_nodes
+
+(KIND,) = vmm_device_types()
 
 
 @pytest.fixture
 def context() -> Iterator[PlanContext]:
-    fds: list[int] = []
-    document: dict[str, Any] = {"files": [], "devices": [], "load": []}
-    unused: Any = SimpleNamespace(hooks=None)
-    layout = Layout(ram=[(1 << 30, 1 << 20)], gsis=[12, 11], extra={"phandles": {"gic": 1, "its": 2, "clock": 3}})
-    yield PlanContext(VmConfig(kernel="/dev/null"), layout, document, unused, unused, fds, tell=lambda line: None)
-    for fd in fds:
-        os.close(fd)
+    with plan_context(gsis=[12, 11], phandles={"gic": 1, "its": 2, "clock": 3}) as context:
+        yield context
 
 
 def planned(context: PlanContext, text: str) -> dict[str, Any] | None:
-    device: dict[str, Any] = {"type": "serial"}
-    if plan(context, SocketStreamOptions.parse(text, "--serial"), device) is False:
-        return None
-    context.plan["devices"].append(device)
-    return device
+    return plan_device(context, KIND, text)
 
 
 def test_tty_takes_standard_input_and_output(context: PlanContext) -> None:
@@ -85,9 +76,9 @@ def test_kernel_is_told(context: PlanContext) -> None:
     }
 
 
+
 def test_one_platform_device_type() -> None:
-    (kind,) = vmm_device_types()
-    assert (kind.key, kind.bus, kind.many) == ("serial", "platform", False)
+    assert (KIND.key, KIND.bus, KIND.many) == ("serial", "platform", False)
 
 
 @pytest.mark.parametrize(("machine", "ours"), [("aarch64", True), ("x86_64", False)])

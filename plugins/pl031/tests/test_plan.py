@@ -3,32 +3,28 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from vmm_testkit.planning import plan_context, plan_device
 from vmmcore.errors import UserError, VmmError
-from vmmcore.front.config import VmConfig
 from vmmcore.front.discovery import Discovery
-from vmmcore.front.planning import Layout, PlanContext
+from vmmcore.front.planning import PlanContext
 
-from vmm_pl031.plugin import RtcOptions, plan, vmm_device_types, vmm_fdt_nodes
+from vmm_pl031.plugin import RtcOptions, vmm_device_types, vmm_fdt_nodes
+
+(KIND,) = vmm_device_types()
 
 
 @pytest.fixture
-def context() -> PlanContext:
-    document: dict[str, Any] = {"files": [], "devices": [], "load": []}
-    unused: Any = SimpleNamespace(hooks=None)
-    layout = Layout(ram=[(1 << 30, 1 << 20)], gsis=[12, 8], extra={"phandles": {"gic": 1, "its": 2, "clock": 3}})
-    return PlanContext(VmConfig(kernel="/dev/null"), layout, document, unused, unused, [])
+def context() -> Iterator[PlanContext]:
+    with plan_context(gsis=[12, 8], phandles={"gic": 1, "its": 2, "clock": 3}) as context:
+        yield context
 
 
 def planned(context: PlanContext, text: str) -> dict[str, Any] | None:
-    device: dict[str, Any] = {"type": "rtc", "resources": {}}
-    if plan(context, RtcOptions.parse(text, "--rtc"), device) is False:
-        return None
-    context.plan["devices"].append(device)
-    return device
+    return plan_device(context, KIND, text)
 
 
 @pytest.mark.parametrize("text", ["", "on", "enabled=on"])
@@ -65,9 +61,9 @@ def test_device_tree(context: PlanContext) -> None:
         "clock-names": "apb_pclk",
     }
 
+
 def test_one_platform_device_type() -> None:
-    (kind,) = vmm_device_types()
-    assert (kind.key, kind.bus, kind.many) == ("rtc", "platform", False)
+    assert (KIND.key, KIND.bus, KIND.many) == ("rtc", "platform", False)
 
 
 @pytest.mark.parametrize(("machine", "ours"), [("aarch64", True), ("x86_64", False)])

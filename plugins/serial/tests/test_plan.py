@@ -6,35 +6,27 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from vmm_testkit.planning import plan_context, plan_device
 from vmmcore.errors import UserError, VmmError
 from vmmcore.front.chardev import SocketStreamOptions
-from vmmcore.front.config import VmConfig
-from vmmcore.front.planning import Layout, PlanContext
+from vmmcore.front.planning import PlanContext
 
-from vmm_serial.plugin import plan, vmm_cmdline_words, vmm_device_types
+from vmm_serial.plugin import vmm_cmdline_words, vmm_device_types
+
+(KIND,) = vmm_device_types()
 
 
 @pytest.fixture
 def context() -> Iterator[PlanContext]:
-    fds: list[int] = []
-    document: dict[str, Any] = {"files": [], "devices": [], "load": []}
-    unused: Any = SimpleNamespace(hooks=None)
-    yield PlanContext(VmConfig(kernel="/dev/null"), Layout(ram=[(0, 1 << 20)], gsis=[4, 5, 6]), document, unused,
-                      unused, fds, tell=lambda line: None)
-    for fd in fds:
-        os.close(fd)
+    with plan_context(gsis=[4, 5, 6]) as context:
+        yield context
 
 
 def planned(context: PlanContext, text: str) -> dict[str, Any] | None:
-    device: dict[str, Any] = {"type": "serial"}
-    if plan(context, SocketStreamOptions.parse(text, "--serial"), device) is False:
-        return None
-    context.plan["devices"].append(device)
-    return device
+    return plan_device(context, KIND, text)
 
 
 def test_tty_takes_standard_input_and_output(context: PlanContext) -> None:
@@ -111,6 +103,6 @@ def test_unwritable_file_names_the_option(context: PlanContext, tmp_path: Path) 
         planned(context, f"file={tmp_path}/missing/log")
 
 
+
 def test_one_platform_device_type() -> None:
-    (kind,) = vmm_device_types()
-    assert (kind.key, kind.bus, kind.many) == ("serial", "platform", False)
+    assert (KIND.key, KIND.bus, KIND.many) == ("serial", "platform", False)

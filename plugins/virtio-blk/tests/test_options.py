@@ -8,31 +8,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from vmmcore import plan as planfile
+from vmm_testkit.planning import plan_context
 from vmmcore.errors import UserError
-from vmmcore.front.config import VmConfig
-from vmmcore.front.planning import Layout, PlanContext
+from vmmcore.front.planning import PlanContext
 from vmmcore.front.ratelimit import rate_limit
 
 from vmm_virtio_blk.plugin import DiskOptions, plan, vmm_device_types
 
 
-def make_context(dry_run: bool = False) -> PlanContext:
-    unused: Any = SimpleNamespace(hooks=None)
-    document: dict[str, Any] = {"files": [], "devices": [], "load": []}
-    return PlanContext(VmConfig(kernel="/dev/null"), Layout(ram=[(0, 1 << 20)]), document, unused, unused, [],
-                       dry_run=dry_run)
-
-
 @pytest.fixture
 def context() -> Iterator[PlanContext]:
-    made = make_context()
-    yield made
-    planfile.close_all(made.fds)
+    with plan_context() as context:
+        yield context
 
 
 def planned(context: PlanContext, text: str) -> dict[str, Any]:
@@ -142,11 +132,9 @@ def test_direct_where_there_is_none(context: PlanContext) -> None:
 
 
 def test_dry_run_locks_nothing(image: Path) -> None:
-    contexts = [make_context(dry_run=True) for _ in range(2)]
-    for context in contexts:
-        planned(context, str(image))
-    for context in contexts:
-        planfile.close_all(context.fds)
+    with plan_context(dry_run=True) as first, plan_context(dry_run=True) as second:
+        for context in (first, second):
+            planned(context, str(image))
 
 
 @pytest.mark.parametrize("text", ["path=/nowhere/x", "path={image},image_type=qcow2", "path={qcow2}",

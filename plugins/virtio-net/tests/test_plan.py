@@ -11,31 +11,21 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from vmm_testkit.planning import plan_context
 from vmmcore.errors import UserError
-from vmmcore.front.config import VmConfig
-from vmmcore.front.planning import Layout, PlanContext
+from vmmcore.front.planning import PlanContext
 
 from vmm_virtio_net import tap, user
 from vmm_virtio_net.plugin import NetOptions, plan, vmm_device_types
 
 
-def make_context(*, dry_run: bool = False) -> PlanContext:
-    document: dict[str, Any] = {"files": [], "devices": [], "load": []}
-    unused: Any = SimpleNamespace(hooks=None)
-    return PlanContext(VmConfig(kernel="/dev/null"), Layout(ram=[(0, 1 << 20)]), document, unused, unused, [],
-                       dry_run=dry_run, tell=lambda line: None)
-
-
 @pytest.fixture
 def context() -> Iterator[PlanContext]:
-    context = make_context()
-    yield context
-    for fd in context.fds:
-        os.close(fd)
+    with plan_context() as context:
+        yield context
 
 
 def planned(context: PlanContext, text: str) -> dict[str, Any]:
@@ -173,32 +163,29 @@ def test_what_fails_leaves_nothing(tap_name: str, text: str, words: str) -> None
     if "vhost" in text and os.path.exists("/dev/vhost-net"):
         pytest.skip("this machine has /dev/vhost-net")
     before, taps = open_files(), set(os.listdir("/sys/class/net"))
-    context = make_context()
-    with pytest.raises(UserError, match=words) as caught:
+    with plan_context() as context, pytest.raises(UserError, match=words) as caught:
         planned(context, text.format(tap=tap_name))
     assert "\n" not in str(caught.value)
-    for fd in context.fds:  # as compile_plan() does
-        os.close(fd)
     assert open_files() == before and set(os.listdir("/sys/class/net")) == taps
 
 
-def test_no_permission_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_permission_says_what_to_do(context: PlanContext, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: str, flags: int) -> int:
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(UserError, match=r"--net tap=: .*/dev/net/tun; .*CAP_NET_ADMIN.*--net user"):
-        planned(make_context(), "tap=x")
+        planned(context, "tap=x")
 
 
 def test_a_dry_run_opens_nothing(taps: None) -> None:
     before = set(os.listdir("/sys/class/net"))
-    context = make_context(dry_run=True)
-    device = planned(context, "tap=vmmdry0,ip=10.213.9.1")
-    assert context.fds == [] and device["files"] == {}
-    assert device["options"]["host"] == {
-        "kind": "tap", "macvtap": None, "name": "vmmdry0", "ip": "10.213.9.1", "mask": None, "mac": None}
-    assert planned(context, "user")["options"]["host"] == {"kind": "user"}
+    with plan_context(dry_run=True) as context:
+        device = planned(context, "tap=vmmdry0,ip=10.213.9.1")
+        assert context.fds == [] and device["files"] == {}
+        assert device["options"]["host"] == {
+            "kind": "tap", "macvtap": None, "name": "vmmdry0", "ip": "10.213.9.1", "mask": None, "mac": None}
+        assert planned(context, "user")["options"]["host"] == {"kind": "user"}
     assert set(os.listdir("/sys/class/net")) == before
 
 

@@ -7,6 +7,7 @@ as if it ran here: same root file system, same directory, its output and its exi
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -24,11 +25,12 @@ from types import FrameType
 from typing import BinaryIO
 
 from vmm_testkit import lab_init
-from vmm_testkit.arch import arch_of
+from vmm_testkit.arch import SUITE, arch_of
 from vmm_testkit.cache import cache_dir
 from vmm_testkit.cpio import CpioWriter
 from vmm_testkit.foreign_packages import foreign_packages
 from vmm_testkit.foreign_root import foreign_root
+from vmm_testkit.host import debian_mirror
 from vmm_testkit.initramfs import Initramfs
 from vmm_testkit.kernels import Kernel, debian_kernel
 from vmm_testkit.lab_session import LabError, LabMissing, LabStalled, LabTimeout, Session, Stream
@@ -187,6 +189,9 @@ class Lab:
             packages = foreign_packages(self.arch)
             # Safe path: the current directory may have packages of this machine's architecture.
             env |= {"VIRTUAL_ENV": str(packages), "PATH": f"{packages}/bin:{_FOREIGN_PATH}", "PYTHONSAFEPATH": "1"}
+            # A root file system in the cache is found by where it came from, which the apt in there does not know.
+            with contextlib.suppress(LabMissing):
+                env["VMM_DEBIAN_MIRROR"] = debian_mirror(LabMissing, SUITE)
         # /run is RAM there, and faster than the overlay over 9p.
         return {**env, "TMPDIR": "/run/tmp", "VMM_IN_LAB": "1", **(extra or {})}
 
