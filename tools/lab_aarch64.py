@@ -14,8 +14,7 @@ from vmm_testkit.arch import ARCHES
 from vmm_testkit.kernels import KernelError, debian_kernel
 from vmm_testkit.lab_session import LabMissing
 from vmm_testkit.qemu import lab_qemu
-from vmm_testkit.roots import RootError
-from vmm_testkit.system import debian_root
+from vmm_testkit.roots import RootError, debian_root
 
 ARCH = ARCHES["aarch64"]
 
