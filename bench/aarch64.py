@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stats import summary, table
+from block import UNITS as DISK_UNITS
+from stats import compare, summary, table
 from vmm_testkit.arch import ARCHES
 from vmm_testkit.kernels import debian_kernel
 from vmm_testkit.lab import Lab, LabStalled, LabTimeout
@@ -23,7 +24,7 @@ ARCH = ARCHES["aarch64"]
 VMMS = ("vmm", "virt")
 #: row's end -> unit; of those here less is better
 LESS = {"exec to init": "ms", "memory beside RAM": "KiB"}
-UNITS = LESS | {"4k randread": "IOPS", "4k randwrite": "IOPS", "128k read": "MiB/s", "128k write": "MiB/s"}
+UNITS = LESS | DISK_UNITS
 
 
 def run(quick: bool, only: str = "", rounds: int = 5) -> tuple[str, dict[str, Any]]:
@@ -80,6 +81,5 @@ def row(name: str, by_vmm: dict[str, list[float]]) -> dict[str, Any]:
     entry: dict[str, Any] = {"row": name, "unit": UNITS[end], "clock": "wall"}
     entry |= {vmm: summary(values) for vmm, values in by_vmm.items()}
     if all(vmm in entry for vmm in VMMS):
-        ours, theirs = (entry[vmm]["median"] for vmm in VMMS)
-        entry["ratio"] = theirs / ours if end in LESS else ours / theirs
+        entry |= compare(by_vmm["vmm"], [by_vmm["virt"]], end in LESS)
     return entry

@@ -17,16 +17,15 @@ import block
 import inlab
 import inlab_io
 import io_guest
+from aarch64 import VMMS
 from boot import INIT, RAM_MIB
 from io_lab import DISKS
 from vmm_testkit.arch import arch_of
 from vmm_testkit.initramfs import Initramfs
 from vmm_testkit.kernels import debian_kernel
 
-VMMS = ("vmm", "virt")
-#: an emulated host of this kind is slow, above all when it starts a program for the first time
-inlab.PATIENCE = 180_000
-GUEST_SECONDS = 120.0
+#: seconds: an emulated host of this kind is slow, above all when it starts a program for the first time
+PATIENCE = 180.0
 
 
 def command(name: str, kernel: Path, initramfs: Path, cpus: int, words: list[str]) -> list[str]:
@@ -42,19 +41,16 @@ def command(name: str, kernel: Path, initramfs: Path, cpus: int, words: list[str
             *(words or ["-nic", "none"])]  # fmt: skip
 
 
-def turns(rounds: int) -> list[tuple[int, str, int]]:
-    """(round, VMM, its number): who begins changes."""
-    return [
-        (turn, VMMS[(turn + at) % len(VMMS)], (turn + at) % len(VMMS))
-        for turn in range(rounds + 1)
-        for at in range(len(VMMS))
-    ]
+def turns(rounds: int) -> list[tuple[int, str]]:
+    """(round, VMM): who begins changes."""
+    return [(turn, VMMS[(turn + at) % len(VMMS)]) for turn in range(rounds + 1) for at in range(len(VMMS))]
 
 
 def boots(rounds: int, kernel: Path, folder: Path) -> None:
     initramfs = Initramfs(init=INIT, stamp=False).write(folder / "boot")
-    for turn, name, _ in turns(rounds):
-        job = {"name": name, "ram": RAM_MIB << 20, "argv": command(name, kernel, initramfs, 1, [])}
+    for turn, name in turns(rounds):
+        argv = command(name, kernel, initramfs, 1, [])
+        job = {"name": name, "ram": RAM_MIB << 20, "argv": argv, "patience": PATIENCE}
         inlab_io.say(turn=turn, kind="boot", vm=name, **inlab.boot(job))
 
 
@@ -64,8 +60,8 @@ def disks(rounds: int, kernel: Path, initramfs: Path, queues: int) -> None:
     try:
         for n, name in enumerate(VMMS):
             argv = command(name, kernel, initramfs, queues, block.words(name, n, queues, "none"))
-            vms[name] = inlab_io.Vm({"name": name, "argv": argv}, GUEST_SECONDS)
-        for turn, name, _ in turns(rounds):
+            vms[name] = inlab_io.Vm({"name": name, "argv": argv}, PATIENCE)
+        for turn, name in turns(rounds):
             for row, line in block.commands(queues, "time", "none", False):
                 step = {"key": row, "output": vms[name].command(line)["output"]}
                 inlab_io.say(turn=turn, kind=title, vm=name, values=block.read(step), **step)

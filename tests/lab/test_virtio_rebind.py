@@ -71,8 +71,8 @@ def test_net(virtio_guest: Callable[..., DebianGuest], host_link: Callable[..., 
 def test_console(virtio_guest: Callable[..., DebianGuest], tmp_path: Path, soak: Callable[[int, int], int]) -> None:
     console, log = tmp_path / "console", tmp_path / "log"
     guest = virtio_guest("--console", f"file={console},ports=[log@file={log}]", cpus="boot=2")
-    # The load is on the port, which it opens once a cycle: Linux 6.1, if its driver goes while hvc0 has output in
-    # flight (or a port tells the host that it was opened), frees what it does not own; with QEMU's device, too.
+    # The load is on the port: Linux 6.1 frees what it does not own when hvc0 has output under way (QEMU's the same)
+    # and, it seems, when a port tells the host that it was opened. So the load opens it once a cycle.
     guest.check("(while :; do for port in /dev/vport*p1; do [ ! -c $port ] || while seq 1000; do :; done > $port; "
                 "done; done) > /dev/null 2>&1 &")
     count = soak(10, 200)

@@ -76,7 +76,6 @@ def test_kernel_is_told(context: PlanContext) -> None:
     }
 
 
-
 def test_one_platform_device_type() -> None:
     assert (KIND.key, KIND.bus, KIND.many) == ("serial", "platform", False)
 

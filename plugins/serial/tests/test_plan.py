@@ -103,6 +103,5 @@ def test_unwritable_file_names_the_option(context: PlanContext, tmp_path: Path) 
         planned(context, f"file={tmp_path}/missing/log")
 
 
-
 def test_one_platform_device_type() -> None:
     assert (KIND.key, KIND.bus, KIND.many) == ("serial", "platform", False)
