@@ -15,9 +15,12 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     for name in ("kernel", "initramfs", "cmdline", "serial", "memory", "cpus"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--firmware")
+    parser.add_argument("--disk", action="append", default=[])
     args = parser.parse_args()
-    config = VmConfig(kernel=args.kernel, initramfs=args.initramfs, cmdline=args.cmdline, memory=args.memory,
-                      cpus=args.cpus, devices=[DeviceConfig("serial", args.serial)])
+    devices = [DeviceConfig("serial", args.serial), *(DeviceConfig("disk", disk) for disk in args.disk)]
+    config = VmConfig(kernel=args.kernel, initramfs=args.initramfs, cmdline=args.cmdline, firmware=args.firmware,
+                      memory=args.memory, cpus=args.cpus, devices=devices)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     with Vm(config) as vm:
         vm.boot()
