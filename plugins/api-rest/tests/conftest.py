@@ -60,15 +60,33 @@ def image(tmp_path: Path) -> Path:
 @pytest.fixture
 def tap() -> Iterator[int]:
     """A TAP's descriptor."""
-    tunsetiff, iff_tap, iff_no_pi, iff_vnet_hdr = 0x400454CA, 0x2, 0x1000, 0x4000  # linux/if_tun.h
+    fd = _tap("apitap%d")
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def taps() -> Iterator[list[int]]:
+    """Descriptors of one TAP with two queues."""
+    name = f"apitaps{os.getpid() % 10**6}"
+    fds = [_tap(name, IFF_MULTI_QUEUE) for _ in range(2)]
+    yield fds
+    for fd in fds:
+        os.close(fd)
+
+
+TUNSETIFF, IFF_TAP, IFF_NO_PI, IFF_MULTI_QUEUE, IFF_VNET_HDR = 0x400454CA, 0x2, 0x1000, 0x100, 0x4000  # linux/if_tun.h
+
+
+def _tap(name: str, flags: int = 0) -> int:
     try:
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         pytest.skip(f"needs /dev/net/tun; modprobe tun: {error}")
     try:
-        fcntl.ioctl(fd, tunsetiff, struct.pack("16sH22x", b"apitap%d", iff_tap | iff_no_pi | iff_vnet_hdr))
+        flags |= IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
+        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
     except OSError as error:
         os.close(fd)
         pytest.skip(f"needs the right to make a TAP; run it as root: {error}")
-    yield fd
-    os.close(fd)
+    return fd

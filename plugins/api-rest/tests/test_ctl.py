@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,11 @@ from typing import Any
 
 import pytest
 from api_served import MIB, VMM, Served
+
+from vmm_api_rest.calls import table
+from vmm_api_rest.catalog import Catalog
+from vmm_api_rest.client import Client
+from vmm_api_rest.ctl import command
 
 pytestmark = pytest.mark.needs_kvm
 Ctl = Callable[..., subprocess.CompletedProcess[str]]
@@ -53,6 +59,66 @@ def test_a_vms_life(api: Served, forever: Path, image: Path) -> None:
     fine(api, "delete")
     fine(api, "shutdown-vmm")
     assert api.end()[0] == 0
+
+
+#: what is typed, the call that it makes, and its body
+COMMANDS: list[tuple[list[str], str, Any]] = [
+    (["ping"], "vmm.ping", None), (["info"], "vm.info", None), (["counters"], "vm.counters", None),
+    (["boot"], "vm.boot", None), (["delete"], "vm.delete", None), (["nmi"], "vm.nmi", None),
+    (["pause"], "vm.pause", None), (["power-button"], "vm.power-button", None), (["reboot"], "vm.reboot", None),
+    (["resume"], "vm.resume", None), (["shutdown"], "vm.shutdown", None), (["shutdown-vmm"], "vmm.shutdown", None),
+    (["openapi"], "openapi.json", None), (["metrics"], "metrics", None),
+    (["create", "/dev/stdin"], "vm.create", {"payload": {}}),
+    (["resize", "--cpus", "3", "--memory", "1G", "--balloon", "64M"], "vm.resize",
+     {"desired_vcpus": 3, "desired_ram": 1 << 30, "desired_balloon": 64 * MIB}),
+    (["resize", "--cpus", "2"], "vm.resize", {"desired_vcpus": 2}),
+    (["resize-disk", "--disk", "d", "--size", "8M"], "vm.resize-disk", {"id": "d", "desired_size": 8 * MIB}),
+    (["resize-zone", "--id", "z", "--size", "1G"], "vm.resize-zone", {"id": "z", "desired_ram": 1 << 30}),
+    (["remove-device", "d"], "vm.remove-device", {"id": "d"}),
+    (["remove-device", "--force", "d"], "vm.remove-device", {"id": "d", "force": True}),
+    (["add-disk", "path=/x,readonly=on,id=d"], "vm.add-disk", {"path": "/x", "readonly": True, "id": "d"}),
+    (["add-net", "tap=tap7,mac=02:00:00:00:00:01"], "vm.add-net", {"tap": "tap7", "mac": "02:00:00:00:00:01"}),
+    (["add", "rng", "src=/dev/hwrng"], "vm.add-device-type/rng", {"src": "/dev/hwrng"}),
+    (["add-fs", "tag=t,socket=/s,num_queues=2"], "vm.add-fs", {"tag": "t", "socket": "/s", "num_queues": 2}),
+    (["add-pmem", "file=/x,discard_writes=on"], "vm.add-pmem", {"file": "/x", "discard_writes": True}),
+    (["add-vsock", "cid=3,socket=/s"], "vm.add-vsock", {"cid": 3, "socket": "/s"}),
+    (["add-vdpa", "path=/x"], "vm.add-vdpa", {"path": "/x"}),
+    (["add-device", "path=/x"], "vm.add-device", {"path": "/x"}),
+    (["add-user-device", "socket=/s"], "vm.add-user-device", {"socket": "/s"}),
+    (["add-generic-vhost-user", "socket=/s"], "vm.add-generic-vhost-user", {"socket": "/s"}),
+    (["snapshot", "file:///x"], "vm.snapshot", {"destination_url": "file:///x"}),
+    (["restore", "source_url=file:///x,prefault=on"], "vm.restore", {"source_url": "file:///x", "prefault": True}),
+    (["coredump", "file:///x"], "vm.coredump", {"destination_url": "file:///x"}),
+    (["send-migration", "unix:/x,local=on"], "vm.send-migration", {"destination_url": "unix:/x", "local": True}),
+    (["receive-migration", "unix:/x"], "vm.receive-migration", {"receiver_url": "unix:/x"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("args", "call", "body"), COMMANDS, ids=[" ".join(args) for args, *_ in COMMANDS])
+def test_what_a_command_asks(monkeypatch: pytest.MonkeyPatch, args: list[str], call: str, body: Any) -> None:
+    asked: list[tuple[str, str, Any]] = []
+
+    def record(_: Client, method: str, name: str, body: Any = None, fds: Any = ()) -> None:
+        asked.append((method, name, body))
+
+    monkeypatch.setattr(Client, "call", record)
+    with tempfile.NamedTemporaryFile("w") as file:
+        json.dump(body, file)
+        file.flush()
+        words = [file.name if word == "/dev/stdin" else word for word in args]
+        command.main(["--api-socket", "/nowhere", *words], standalone_mode=False)
+    ((method, name, sent),) = asked
+    assert (method, name) == ("PUT" if name in PUTS else "GET", call)
+    assert sent == body if body is None else body.items() <= sent.items()
+
+
+PUTS = {call.name for call in table(Catalog((), True)) if call.method == "PUT"}
+
+
+def test_every_call_has_a_command() -> None:
+    """Of a device type that has no call of its own, `add` is the command."""
+    calls = {call.name for call in table(Catalog((), True)) if not call.name.startswith("vm.add-device-type/")}
+    assert calls <= {call for _, call, _ in COMMANDS}
 
 
 def test_a_descriptor_is_handed_over(api: Served, forever: Path, tap: int) -> None:

@@ -69,6 +69,55 @@ def test_cold_devices(api: Served, forever: Path, image: Path) -> None:
     assert disks(api) == ["disk0"]
 
 
+def test_what_the_guest_ignores_is_pending(running: Served, image: Path) -> None:
+    """It has no driver that would let go: the answer says so, device and id stay until it is forced."""
+    disk = {"path": str(image), "id": "data", "readonly": True}
+    bdf = running.call("PUT", "vm.add-disk", disk)["bdf"]
+    for _ in range(2):
+        pending = {"id": "data", "state": "pending"}
+        assert running.request("PUT", "vm.remove-device", {"id": "data"}) == (200, pending)
+        assert tree(running)["data"]["removing"] is True
+        assert disks(running) == ["data"]
+        assert running.put("vm.add-disk", disk) == 409
+    assert running.put("vm.remove-device", {"id": "data", "force": True}) == 204
+    assert disks(running) == []
+    assert running.call("PUT", "vm.add-disk", disk) == {"id": "data", "bdf": bdf}
+    assert "removing" not in tree(running)["data"]
+
+
+def test_watchdog_and_pvpanic_are_switches(api: Served, forever: Path) -> None:
+    switches = ("watchdog", "pvpanic")
+    api.create(forever, watchdog=True, pvpanic=True)
+    assert api.put("vm.boot") == 204
+    for name in switches:
+        assert api.info()["config"][name] is True
+        assert tree(api)[f"{name}0"]["type"] == name
+        assert api.put(f"vm.add-device-type/{name}", {}) == 409
+        assert api.put("vm.remove-device", {"id": f"{name}0", "force": True}) == 204
+        assert api.info()["config"][name] is False
+        assert f"{name}0" not in tree(api)
+        assert api.call("PUT", f"vm.add-device-type/{name}", {})["id"] == f"{name}0"
+        assert api.info()["config"][name] is True
+    assert api.put("vm.shutdown") == 204
+    assert api.put("vm.boot") == 204
+    assert {f"{name}0" for name in switches} <= tree(api).keys()
+
+
+@pytest.mark.parametrize(("call", "body"), [
+    ("vm.snapshot", {"destination_url": "file:///x"}), ("vm.restore", {"source_url": "file:///x"}),
+    ("vm.coredump", {"destination_url": "file:///x"}), ("vm.send-migration", {"destination_url": "unix:/x"}),
+    ("vm.receive-migration", {"receiver_url": "unix:/x"}), ("vm.add-fs", {"tag": "t", "socket": "/s"}),
+    ("vm.add-pmem", {"file": "/x"}), ("vm.add-vsock", {"cid": 3, "socket": "/s"}), ("vm.add-vdpa", {"path": "/x"}),
+    ("vm.add-device", {"path": "/x"}), ("vm.add-user-device", {"socket": "/s"}),
+    ("vm.add-generic-vhost-user", {"socket": "/s", "device_type": 1, "queue_sizes": [128]}),
+])  # fmt: skip
+def test_what_a_later_plugin_will_serve_answers_with_one_sentence(running: Served, call: str, body: Any) -> None:
+    status, answer = running.request("PUT", call, body)
+    assert status == 501
+    assert answer == [f"{call} is not served yet; it is left to a later plugin"]
+    assert running.info()["state"] == "Running"
+
+
 @pytest.mark.parametrize(("call", "body", "status", "words"), [
     ("vm.add-disk", {"path": "/nonexistent"}, 400, "--disk path=: /nonexistent: No such file"),
     ("vm.add-disk", {"path": "/x", "num_queues": 0}, 400, "num_queues: 0 is too small"),
@@ -116,6 +165,22 @@ def test_a_network_from_a_descriptor(running: Served, tap: int) -> None:
         assert running.request("PUT", "vm.add-net", {}, fds=[null.fileno()])[0] == 400
         assert running.request("PUT", "vm.pause", None, fds=[null.fileno()])[0] == 204
     assert sum("/dev/null" in path for path in running.fds()) <= 1
+
+
+def test_descriptors_for_a_vm_that_is_not_booted(api: Served, forever: Path, taps: list[int]) -> None:
+    """One for each queue pair; they wait for the boot, and for the next."""
+    api.create(forever)
+    before = api.fds()
+    net = {"id": "n", "num_queues": 2 * len(taps)}
+    assert api.request("PUT", "vm.add-net", {**net, "id": "few"}, fds=taps[:1])[0] == 400
+    assert api.request("PUT", "vm.add-net", net, fds=taps) == (204, None)
+    for _ in range(2):
+        assert api.put("vm.boot") == 204
+        assert api.info()["config"]["net"][0]["num_queues"] == 2 * len(taps)
+        assert tree(api)["n"]["type"] == "net"
+        assert api.put("vm.shutdown") == 204
+    assert api.put("vm.remove-device", {"id": "n"}) == 204
+    assert api.holds_no_more(before)
 
 
 THIRD_PARTY = """

@@ -5,15 +5,20 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import socket
 import stat
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from api_served import HEAD, MIB, Served
 from vmm_testkit.baremetal import BareMetal
+from vmmcore.errors import ExitCode
 
 pytestmark = pytest.mark.needs_kvm
 
@@ -45,6 +50,16 @@ def test_life_cycle(api: Served, forever: Path) -> None:
     assert api.put("vm.delete") == 204
 
 
+def test_with_only_a_socket_it_waits_for_a_vm(api: Served, forever: Path) -> None:
+    for _ in range(2):
+        assert api.request("GET", "vm.info") == (404, ["the VM is not created; vm.create does that"])
+        assert api.process.poll() is None
+        api.create(forever)
+        assert api.put("vm.boot") == 204
+        assert api.info()["state"] == "Running"
+        assert api.put("vm.delete") == 204
+
+
 def test_a_vm_of_which_only_the_kernel_is_said(api: Served, forever: Path) -> None:
     api.call("PUT", "vm.create", {"payload": {"kernel": str(forever)}})
     assert api.put("vm.boot") == 204
@@ -67,7 +82,17 @@ def test_what_is_configured_and_is_no_device_stays_configured(api: Served, forev
     assert len(api.info()["config"]["fw-cfg"]) == 2
 
 
-@pytest.mark.arch("x86_64", reason="Arm has no NMI, and a fixed number of CPUs")
+@pytest.mark.arch("x86_64", reason="Arm has no NMI")
+def test_an_nmi_reaches_the_guest(running: Served) -> None:
+    """One that stands gets it when it goes on; this one has nothing that would handle it."""
+    assert running.put("vm.pause") == 204
+    assert running.put("vm.nmi") == 204
+    assert running.info()["state"] == "Paused"
+    assert running.put("vm.resume") == 204
+    assert running.end()[0] == ExitCode.TRIPLE_FAULT
+
+
+@pytest.mark.arch("x86_64", reason="Arm has a fixed number of CPUs")
 def test_sizes(api: Served, forever: Path) -> None:
     api.create(forever, cpus={"boot_vcpus": 1, "max_vcpus": 3}, balloon={"size": 0},
                memory={"size": 128 * MIB, "hotplug_size": 512 * MIB})  # fmt: skip
@@ -91,7 +116,6 @@ def test_sizes(api: Served, forever: Path) -> None:
         assert info["memory_actual_size"] == 192 * MIB  # no driver has filled the balloon
         assert {"vcpu0", "vcpu1", "vcpu2"} <= api.call("GET", "vm.counters").keys()
         assert api.put("vm.reboot") == 204
-    assert api.put("vm.nmi") == 204
     assert api.put("vm.shutdown") == 204
     assert api.put("vm.boot") == 204
     assert api.info()["memory_actual_size"] == 192 * MIB
@@ -182,6 +206,55 @@ def test_the_socket_is_private_and_only_a_stale_one_is_replaced(serve: Callable[
     assert os.path.exists(first.path)
     again = serve(socket=Path(first.path))
     assert again.call("GET", "vmm.ping")["pid"] == again.process.pid
+
+
+def test_one_of_two_replaces_a_stale_socket(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    both = [Served(path) for _ in range(2)]
+    try:
+        while all(served.process.poll() is None for served in both):
+            select.select([], [], [], 0.02)
+        (loser,) = [served for served in both if served.process.poll() is not None]
+        (winner,) = [served for served in both if served is not loser]
+        status, errors = loser.end()
+        assert status == 2
+        assert "another program listens there" in errors
+        assert winner.ready().call("GET", "vmm.ping")["pid"] == winner.process.pid
+    finally:
+        for served in both:
+            if served.process.poll() is None:
+                served.stop()
+
+
+ASK_AS_ANOTHER = """
+import os, socket, sys
+client = socket.socket(socket.AF_UNIX)
+os.setgroups([])
+os.setgid(12345)
+os.setuid(12345)
+client.connect(sys.argv[1])
+try:
+    client.sendall(b"GET /api/v1/vmm.ping HTTP/1.1\\r\\nHost: l\\r\\n\\r\\n")
+    print(client.recv(100))
+except ConnectionError:
+    print(b"")
+"""
+
+
+def test_another_user_is_not_served_even_if_the_mode_lets_him(serve: Callable[..., Served]) -> None:
+    if os.geteuid():
+        pytest.skip("needs root, to be another user")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        api = serve(socket=Path(folder) / "api.sock")
+        ask = [sys.executable, "-c", ASK_AS_ANOTHER, api.path]
+        refused = subprocess.run(ask, capture_output=True, text=True, timeout=60)
+        assert "PermissionError" in refused.stderr
+        os.chmod(api.path, 0o666)
+        assert subprocess.run(ask, capture_output=True, text=True, timeout=60).stdout == "b''\n"
+        assert api.request("GET", "vmm.ping")[0] == 200
 
 
 @pytest.mark.parametrize(("where", "words"), [

@@ -41,6 +41,61 @@ def test_every_path_is_there(api: Served) -> None:
     assert set(paths["/vm.create"]) == {"put"}
 
 
+#: fields of those of its schemas that are served (the same document)
+FIELDS = {
+    "BalloonConfig": "deflate_on_oom free_page_reporting id iommu pci_device_id pci_segment size",
+    "ConsoleConfig": "file id iommu mode pci_device_id pci_segment socket",
+    "CpusConfig": "affinity boot_vcpus core_scheduling features kvm_hyperv max_phys_bits max_vcpus nested topology",
+    "DebugConsoleConfig": "file iobase mode",
+    "DeviceNode": "children id pci_bdf resources",
+    "DiskConfig":
+        "backing_files direct id image_type iommu lock_granularity num_queues path pci_device_id pci_segment "
+        "queue_affinity queue_size rate_limit_group rate_limiter_config readonly serial sparse vhost_socket "
+        "vhost_user",
+    "MemoryConfig":
+        "hotplug_method hotplug_size hotplugged_size hugepage_size hugepages mergeable prefault reserve shared size "
+        "thp zones",
+    "MemoryZoneConfig":
+        "file host_numa_node hotplug_size hotplugged_size hugepage_size hugepages id mergeable prefault reserve "
+        "shared size",
+    "NetConfig":
+        "host_mac id iommu ip mac mask mtu num_queues offload_csum offload_tso offload_ufo pci_device_id pci_segment "
+        "queue_size rate_limiter_config tap vhost_mode vhost_socket vhost_user",
+    "NumaConfig": "cpus device_id distances guest_numa_id memory_zones pci_segments",
+    "PayloadConfig": "cmdline firmware host_data igvm initramfs kernel",
+    "PciDeviceInfo": "bdf id",
+    "PciSegmentConfig": "mmio32_aperture_weight mmio64_aperture_weight pci_segment",
+    "PlatformConfig":
+        "chassis_asset_tag iommu_address_width_bits iommu_segments iommufd num_pci_segments oem_strings serial_number "
+        "sev_snp system_family system_manufacturer system_product_name system_serial_number system_sku_number "
+        "system_uuid system_version tdx uuid vfio_p2p_dma",
+    "ReceiveMigrationData": "memory_mode receiver_url tls_dir zone_updates",
+    "RestoreConfig": "memory_restore_mode prefault resume source_url zone_updates",
+    "RngConfig": "id iommu pci_device_id pci_segment src",
+    "SendMigrationData":
+        "connections destination_url downtime_ms local memory_mode timeout_s timeout_strategy tls_dir",
+    "SerialConfig": "file mode socket",
+    "VmConfig":
+        "balloon console cpus debug_console devices disks fs generic_vhost_user iommu landlock_enable landlock_rules "
+        "memory net numa payload pci_segments platform pmem pvpanic rate_limit_groups rng rtc serial tpm user_devices "
+        "vdpa vsock watchdog",
+    "VmCoredumpData": "destination_url",
+    "VmInfo": "config device_tree memory_actual_size state",
+    "VmRemoveDevice": "id",
+    "VmResize": "desired_balloon desired_ram desired_vcpus",
+    "VmResizeDisk": "desired_size id",
+    "VmResizeZone": "desired_ram id",
+    "VmSnapshotConfig": "destination_url",
+    "VmmPingResponse": "build_version features pid version",
+}
+
+
+def test_every_field_is_there(api: Served) -> None:
+    schemas = api.call("GET", "openapi.json")["components"]["schemas"]
+    for name, fields in FIELDS.items():
+        assert set(fields.split()) <= schemas[name]["properties"].keys(), name
+
+
 def test_every_device_type_is_there(api: Served) -> None:
     from vmm_api_rest.catalog import Catalog
 
