@@ -48,6 +48,7 @@ int vmm_mem_load(vmm_vm *vm, uint64_t gpa, int fd, uint64_t offset, uint64_t siz
 int vmm_mem_write(vmm_vm *vm, uint64_t gpa, const void *data, uint64_t size);
 int vmm_mem_fd(vmm_vm *vm, uint64_t gpa, uint64_t *offset);
 int vmm_mem_slot(vmm_vm *vm, int *slot, uint64_t gpa, uint64_t size, void *host, uint32_t flags);
+unsigned vmm_mem_slots(vmm_vm *vm);
 int vmm_mem_log(vmm_vm *vm, int on);
 int64_t vmm_mem_fetch_log(vmm_vm *vm, uint64_t gpa, uint64_t *bitmap, uint64_t words);
 

@@ -263,6 +263,15 @@ int vmm_mem_slot(vmm_vm *vm, int *slot, uint64_t gpa, uint64_t size, void *host,
   return err;
 }
 
+/* How many of KVM's memory slots the VM has taken, for RAM and for memory of BARs. */
+unsigned vmm_mem_slots(vmm_vm *vm) {
+  unsigned n = 0;
+  pthread_mutex_lock(&vm->lock);
+  for (unsigned i = 0; i < 8; i++) n += (unsigned)__builtin_popcountll(vm->slots_used[i]);
+  pthread_mutex_unlock(&vm->lock);
+  return n;
+}
+
 void vmm_mem_dirty(vmm_vm *vm, uint64_t gpa, uint64_t len) {
   struct vmm_slot *s = len ? find(vm, gpa, len) : NULL;
   if (!s || !atomic_load_explicit(&s->logging, memory_order_acquire)) return;

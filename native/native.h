@@ -207,6 +207,7 @@ int vmm_mem_write(vmm_vm *vm, uint64_t gpa, const void *data, uint64_t size);
 int vmm_mem_fd(vmm_vm *vm, uint64_t gpa, uint64_t *offset);
 int vmm_mem_log(vmm_vm *vm, int on);
 int64_t vmm_mem_fetch_log(vmm_vm *vm, uint64_t gpa, uint64_t *bitmap, uint64_t words);
+unsigned vmm_mem_slots(vmm_vm *vm);
 void vmm_mem_free(vmm_vm *vm);
 
 /* bus.c */

@@ -10,6 +10,7 @@ import pytest
 from vmmcore.front.metrics import CONTENT_TYPE, exposition
 
 INFO = {"id": "web", "state": "running", "vcpus": 2, "max_vcpus": 4, "memory": 1 << 30, "memory_actual": 1 << 29,
+        "memory_slots": 3,
         "devices": [{"id": "disk0", "type": "Disk", "state": "activated"}]}
 COUNTERS = {
     "disk0": {"read_bytes": 4096, "queue0_requests": 3, "queue1_requests": 5, "odd-name": 1},
@@ -24,7 +25,7 @@ def test_the_numbers_of_a_vm() -> None:
     for wanted in (
         'vmm_state{vm="web",state="running"} 1', 'vmm_state{vm="web",state="paused"} 0', 'vmm_vcpus{vm="web"} 2',
         'vmm_vcpus_max{vm="web"} 4', f'vmm_memory_bytes{{vm="web"}} {1 << 30}',
-        f'vmm_memory_actual_bytes{{vm="web"}} {1 << 29}',
+        f'vmm_memory_actual_bytes{{vm="web"}} {1 << 29}', 'vmm_memory_slots{vm="web"} 3',
         'vmm_device_read_bytes_total{vm="web",device="disk0",type="Disk"} 4096',
         'vmm_device_odd_name_total{vm="web",device="disk0",type="Disk"} 1',
         'vmm_queue_requests_total{vm="web",device="disk0",type="Disk",queue="1"} 5',

@@ -199,6 +199,7 @@ TEST(hotplug_ram_comes_while_guests_look_it_up) {
   memcpy(back + 8, vmm_mem(vm, 31 << 20, 5), 5);
   CHECK(!strcmp(back, "over the edge"));
   EQ(vmm_mem_write(vm, (32 << 20) - 8, "over the edge", 13), -EFAULT);
+  EQ(vmm_mem_slots(vm), 32);
   fake_vm_end(vm);
 }
 
@@ -239,6 +240,7 @@ TEST(hotplug_ram_of_files) {
   EQ(offset, 0x2000);
   EQ(vmm_mem_fd(vm, 1 << 20, &offset), -ENOENT);
   EQ(vmm_mem_add_from(vm, 8 << 20, 1 << 20, 0, 0, -1, 1 << 20), -EINVAL); /* no such node */
+  EQ(vmm_mem_slots(vm), 2);
   EQ(vmm_mem_add_from(vm, 8 << 20, 1 << 20, 0, 0, -1, 0), 0);
   close(fd);
   EQ(vmm_mem_write(vm, 0x1235, "z", 1), 0);

@@ -28,6 +28,7 @@ _GAUGES = {
     "max_vcpus": ("vmm_vcpus_max", "vCPUs that the guest can have."),
     "memory": ("vmm_memory_bytes", "RAM of the guest."),
     "memory_actual": ("vmm_memory_actual_bytes", "RAM of the guest without what its balloon holds."),
+    "memory_slots": ("vmm_memory_slots", "KVM memory slots that the VM has taken."),
 }
 QUEUE = re.compile(r"queue(\d+)_(.+)")
 VCPU = re.compile(r"vcpu(\d+)")

@@ -89,6 +89,7 @@ class Control:
             "max_vcpus": machine.plan["cpus"]["max"],
             "memory": hotplug.memory_size(machine),
             "memory_actual": hotplug.actual_size(machine),
+            "memory_slots": machine.memory.slots(),
             "devices": [
                 {"id": id, "type": type(d).__name__, "state": "removing" if id in machine.removing else d.state}
                 for id, d in machine.devices.items()

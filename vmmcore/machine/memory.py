@@ -95,6 +95,10 @@ class Memory:
         """Read part of a file into guest memory. Raises KvmError."""
         check(self.vm, lib.vmm_mem_load(self.vm, gpa, fd, offset, size))
 
+    def slots(self) -> int:
+        """How many of KVM's memory slots the VM has taken, for RAM and for memory of BARs."""
+        return int(lib.vmm_mem_slots(self.vm))
+
     def log(self, on: bool) -> None:
         """Start or stop logging which pages are written."""
         check(self.vm, lib.vmm_mem_log(self.vm, on))
