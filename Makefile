@@ -20,10 +20,9 @@ test: .venv/.ready ## every package's suite (tox), then the lab suite
 	@tools/apt.sh test
 	.venv/bin/tox run -q -e wheels
 	.venv/bin/tox run-parallel -p 2 --parallel-no-spinner -e $$(.venv/bin/python tools/envs.py)
-	.venv/bin/tox run -q -e fuzz -- 10
 	.venv/bin/tox run-parallel -p 2 --parallel-no-spinner -r -e lab,lab-packages,lab-aarch64,lab-aarch64-packages
 
-soak: .venv/.ready ## the lab's tests of virtio devices at full length: load for minutes, hundreds of rounds; an hour or more
+soak: .venv/.ready ## the lab's tests of devices, hot plug and pauses at full length: load for minutes, hundreds of rounds; an hour or more
 	@tools/apt.sh test
 	.venv/bin/tox run -q -e wheels
 	.venv/bin/tox run -r -e soak

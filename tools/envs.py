@@ -20,4 +20,4 @@ def examples() -> list[str]:
 
 if __name__ == "__main__":
     packages = [*(f"plugin-{name}" for name in plugins()), *(f"example-{name}" for name in examples())]
-    print(",".join(["core", "native", *packages, "lint", "types"]))
+    print(",".join(["core", "fuzz-short", "native", *packages, "lint", "types"]))
