@@ -19,8 +19,8 @@ from vmm_testkit.kernels import Kernel
 pytestmark = pytest.mark.linux_guest
 
 MIB = 1 << 20
-# On x86-64 every pair of (image, CPUs), (image, memory) and (CPUs, memory); on both each flavour with each image, number
-# of CPUs and size. 3584 MiB reaches beyond the hole.
+# On x86-64 every pair of (image, CPUs), (image, memory) and (CPUs, memory); on both each flavour with each image, each
+# number of CPUs and each size. 3584 MiB reaches beyond the hole.
 SHAPES = {
     "x86_64": [
         ("cloud", "bzImage", 1, 128),
