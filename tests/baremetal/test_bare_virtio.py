@@ -22,11 +22,11 @@ from vmm_testkit.lab import in_lab
 pytestmark = pytest.mark.needs_kvm
 
 #: what is attacked -> its virtio device type
-IDS = {"echo": 63, "blk": 2, "net": 1, "tap": 1, "vhost": 1, "console": 3, "rng": 4}
+IDS = {"echo": 63, "blk": 2, "net": 1, "tap": 1, "vhost": 1, "console": 3, "rng": 4, "balloon": 5, "mem": 24}
 #: the plugins of those that are not named after theirs
 PLUGIN = {"tap": "net", "vhost": "net"}
 #: what the cases of one device type are named
-TYPES = {63: "echo", 2: "blk", 1: "net", 3: "console", 4: "rng"}
+TYPES = {63: "echo", 2: "blk", 1: "net", 3: "console", 4: "rng", 5: "balloon", 24: "mem"}
 HEADERS = ("virtio_cases.h", "virtio_rings.h", "virtio_life.h", "virtio_registers.h", "virtio_races.h")
 RAM_MIB = 64
 DISK_SECTORS = 2048
@@ -58,6 +58,7 @@ class Host:
         self.fds: list[int] = []
         self.frames = 0
         self.ends: list[socket.socket] = []
+        self.memory = f"size={RAM_MIB}M"
         self.args: list[str] = getattr(self, device)()
 
     def echo(self) -> list[str]:
@@ -65,6 +66,13 @@ class Host:
 
     def rng(self) -> list[str]:
         return ["--rng", "packed=on"]
+
+    def balloon(self) -> list[str]:
+        return ["--balloon", "free_page_reporting=on,packed=on"]
+
+    def mem(self) -> list[str]:
+        self.memory += ",hotplug_method=virtio-mem,hotplug_size=128M"
+        return []
 
     def blk(self) -> list[str]:
         self.image = self.folder / "disk.img"
@@ -143,7 +151,7 @@ def attack(device: str, folder: Path) -> Outcome:
     host = Host(device, folder)
     defines = {"DEVICE": IDS[device], "KERNEL_HAS_RINGS": int(device == "vhost"), "DISK_SECTORS": DISK_SECTORS}
     elf = guest("virtio_hostile", CPUS=2, RAM_MIB=RAM_MIB, **defines).build()
-    command = [*default_vmm(), "--kernel", str(elf), "--serial", "tty", "--memory", f"size={RAM_MIB}M"]
+    command = [*default_vmm(), "--kernel", str(elf), "--serial", "tty", "--memory", host.memory]
     command += ["--cpus", "boot=2", *host.args]
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=host.fds

@@ -69,7 +69,16 @@ static int works(void)
         if (!wait_used(q, 1) || vq[q].used.ring[0].len != 32 || memcmp((void *)data, (void *)(data + 64), 32))
             return fail("no echo"), 0;
         return 1;
-    default: /* net, console: something is sent; the test sees what came out */
+    case MEM: /* the state of a block at address 0, which is none of the device's (virtio 1.2 §5.15.6) */
+        memset((void *)data, 0, 64);
+        data[0] = 3, data[16] = 1, data[32] = 0xff;
+        put(q, 0, (u64)data, 24, NEXT, 1);
+        put(q, 1, (u64)data + 32, 10, WRITE, 0);
+        make_available(q, 0);
+        if (!wait_used(q, 1) || vq[q].used.ring[0].len != 10 || data[32] != 3)
+            return fail("no answer that says error"), 0;
+        return 1;
+    default: /* net, console: something is sent, the test sees what came out; balloon: pages that are not there */
         memset((void *)data, 0, 128);
         if (device == NET)
             for (u32 n = 12; n < 76; n++)

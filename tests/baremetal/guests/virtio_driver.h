@@ -4,7 +4,7 @@
 #define VIRTIO_DRIVER_H
 #include "guest.h"
 
-enum { ECHO = 63, NET = 1, BLK = 2, CONSOLE = 3, RNG = 4 };
+enum { ECHO = 63, NET = 1, BLK = 2, CONSOLE = 3, RNG = 4, MEM = 24 };
 enum { /* common configuration (§4.1.4.3) */
     DEVICE_SELECT = 0, DEVICE_FEATURE = 4, DRIVER_SELECT = 8, DRIVER_FEATURE = 12, CONFIG_VECTOR = 16, NUM_QUEUES = 18,
     STATUS = 20, GENERATION = 21, QUEUE_SELECT = 22, QUEUE_SIZE = 24, QUEUE_VECTOR = 26, QUEUE_ENABLE = 28, NOTIFY_OFF = 30,
