@@ -41,6 +41,24 @@ def forever() -> Path:
     return BareMetal(FOREVER).build()
 
 
+@pytest.fixture(scope="session")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One that waits for vm.create, the same for all tests: for requests that change nothing."""
+    served = Served(tmp_path_factory.mktemp("idle") / "api.sock").ready()
+    yield served
+    served.stop()
+
+
+@pytest.fixture(scope="session")
+def steady(tmp_path_factory: pytest.TempPathFactory, forever: Path) -> Iterator[Served]:
+    """One whose VM runs, likewise."""
+    served = Served(tmp_path_factory.mktemp("steady") / "api.sock").ready()
+    served.create(forever)
+    served.call("PUT", "vm.boot")
+    yield served
+    served.stop()
+
+
 @pytest.fixture
 def running(api: Served, forever: Path) -> Served:
     """One whose VM runs."""

@@ -153,7 +153,9 @@ def test_errors_name_the_field(catalog: Catalog, components: Any, given: Any, wo
     {"fs": [{"tag": "t", "socket": "/s"}]}, {"iommu": True}, {"tpm": {"socket": "/s"}}, {"landlock_enable": True},
     {"cpus": {"kvm_hyperv": True}}, {"cpus": {"core_scheduling": "Vcpu"}}, {"memory": {"reserve": True}},
     {"disks": [{"path": "/a", "vhost_user": True}]}, {"disks": [{"path": "/a", "rate_limit_group": "g"}]},
-    {"rate_limit_groups": [{"id": "g"}]}, {"platform": {"tdx": True}}, {"payload": {"kernel": "/k", "igvm": "/i"}},
+    {"rate_limit_groups": [{"id": "g"}]}, {"gdb": True}, {"pvmemcontrol": {}}, {"ivshmem": {"path": "/x", "size": 1}},
+    {"payload": {"kernel": "/k", "fw_cfg_config": {"e820": True}}}, {"platform": {"iommufd_fd": 3}},
+    {"platform": {"tdx": True}}, {"payload": {"kernel": "/k", "igvm": "/i"}},
 ])  # fmt: skip
 def test_what_is_left_to_later_plugins(catalog: Catalog, components: Any, more: Any) -> None:
     with pytest.raises(NotServed) as caught:

@@ -138,8 +138,8 @@ def test_a_config_in_a_file(api: Served, forever: Path, tmp_path: Path) -> None:
     assert "512M" not in fine(api, "info")
 
 
-def test_the_socket_from_the_environment(api: Served) -> None:
-    done = subprocess.run([VMM, "ctl", "ping"], env={**os.environ, "VMM_API_SOCKET": api.path}, capture_output=True,
+def test_the_socket_from_the_environment(idle: Served) -> None:
+    done = subprocess.run([VMM, "ctl", "ping"], env={**os.environ, "VMM_API_SOCKET": idle.path}, capture_output=True,
                           text=True, timeout=60)  # fmt: skip
     assert done.stdout.startswith("vmm ")
 
@@ -157,8 +157,8 @@ def test_the_socket_from_the_environment(api: Served) -> None:
     (["add", "nonsense"], "there is no /api/v1/vm.add-device-type/nonsense"),
     (["nonsense"], "nonsense"),
 ])  # fmt: skip
-def test_errors_are_one_line(api: Served, args: list[str], words: str) -> None:
-    done = ctl(api, *args)
+def test_errors_are_one_line(idle: Served, args: list[str], words: str) -> None:
+    done = ctl(idle, *args)
     assert done.returncode in (1, 2)
     assert done.stdout == ""
     assert done.stderr.startswith("vmm: error: ")

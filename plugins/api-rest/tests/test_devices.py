@@ -104,18 +104,45 @@ def test_watchdog_and_pvpanic_are_switches(api: Served, forever: Path) -> None:
 
 
 @pytest.mark.parametrize(("call", "body"), [
-    ("vm.snapshot", {"destination_url": "file:///x"}), ("vm.restore", {"source_url": "file:///x"}),
-    ("vm.coredump", {"destination_url": "file:///x"}), ("vm.send-migration", {"destination_url": "unix:/x"}),
-    ("vm.receive-migration", {"receiver_url": "unix:/x"}), ("vm.add-fs", {"tag": "t", "socket": "/s"}),
-    ("vm.add-pmem", {"file": "/x"}), ("vm.add-vsock", {"cid": 3, "socket": "/s"}), ("vm.add-vdpa", {"path": "/x"}),
-    ("vm.add-device", {"path": "/x"}), ("vm.add-user-device", {"socket": "/s"}),
-    ("vm.add-generic-vhost-user", {"socket": "/s", "device_type": 1, "queue_sizes": [128]}),
+    ("vm.snapshot", {"destination_url": "file:///x"}), ("vm.coredump", {"destination_url": "file:///x"}),
+    ("vm.restore", {"source_url": "file:///x", "prefault": False, "memory_restore_mode": "Copy", "net_fds": None,
+                    "vfio_fds": None, "iommufd_fd": None, "resume": False, "zone_updates": []}),
+    ("vm.send-migration", {"destination_url": "unix:/x", "local": False, "preserve_source": False, "connections": 1,
+                           "downtime_ms": 300, "timeout_s": 3600, "timeout_strategy": "Cancel", "tls_dir": None,
+                           "memory_mode": "Precopy"}),
+    ("vm.receive-migration", {"receiver_url": "unix:/x", "tls_dir": None, "memory_mode": "Precopy", "vfio_fds": None,
+                              "iommufd_fd": None, "zone_updates": []}),
+    ("vm.add-fs", {"pci_segment": 0, "tag": "t", "socket": "/s", "num_queues": 1, "queue_size": 1024}),
+    ("vm.add-pmem", {"pci_segment": 0, "file": "/x", "discard_writes": False}),
+    ("vm.add-vsock", {"pci_segment": 0, "cid": 3, "socket": "/s"}),
+    ("vm.add-vdpa", {"pci_segment": 0, "path": "/x", "num_queues": 1}),
+    ("vm.add-device", {"pci_segment": 0, "path": "/x", "x_exclude_mmap_bars": []}),
+    ("vm.add-user-device", {"pci_segment": 0, "socket": "/s"}),
+    ("vm.add-generic-vhost-user", {"pci_segment": 0, "socket": "/s", "queue_sizes": [128], "device_type": 1}),
 ])  # fmt: skip
-def test_what_a_later_plugin_will_serve_answers_with_one_sentence(running: Served, call: str, body: Any) -> None:
-    status, answer = running.request("PUT", call, body)
+def test_what_a_later_plugin_will_serve_answers_with_one_sentence(steady: Served, call: str, body: Any) -> None:
+    """Whatever ch-remote says in it."""
+    status, answer = steady.request("PUT", call, body)
     assert status == 501
     assert answer == [f"{call} is not served yet; it is left to a later plugin"]
-    assert running.info()["state"] == "Running"
+    assert steady.info()["state"] == "Running"
+
+
+def test_bodies_as_ch_remote_writes_them(running: Served, image: Path, tap: int) -> None:
+    """Every option is written out, most as nothing."""
+    disk = {"pci_segment": 0, "path": str(image), "readonly": False, "direct": False, "num_queues": 1,
+            "queue_size": 128, "vhost_user": False, "disable_io_uring": False, "disable_aio": False,
+            "backing_files": False, "sparse": True, "image_type": "Unknown",
+            "lock_granularity": "ByteRange"}  # fmt: skip
+    net = {"pci_segment": 0, "mac": "02:00:00:00:00:01", "num_queues": 2, "queue_size": 256, "vhost_user": False,
+           "vhost_mode": "Client", "offload_tso": True, "offload_ufo": True, "offload_csum": True}  # fmt: skip
+    assert running.call("PUT", "vm.add-disk", disk)["id"] == "disk0"
+    assert running.request("PUT", "vm.add-net", net, fds=[tap])[1]["id"] == "net0"
+    shown = running.info()["config"]
+    assert disk.items() - shown["disks"][0].items() == {("image_type", "Unknown")}
+    assert net.items() <= shown["net"][0].items()
+    sizes = {"desired_vcpus": 1, "desired_ram": None, "desired_balloon": None}
+    assert running.put("vm.resize", sizes) == 204
 
 
 @pytest.mark.parametrize(("call", "body", "status", "words"), [
@@ -138,15 +165,15 @@ def test_what_a_later_plugin_will_serve_answers_with_one_sentence(running: Serve
     ("vm.resize-zone", {"id": "z", "desired_ram": 4096}, 404, "there is no memory zone 'z'"),
 ])  # fmt: skip
 def test_refusals_are_one_line_and_change_nothing(
-    running: Served, call: str, body: Any, status: int, words: str
+    steady: Served, call: str, body: Any, status: int, words: str
 ) -> None:
-    before = running.info()
-    answer = running.request("PUT", call, body)
+    before = steady.info()
+    answer = steady.request("PUT", call, body)
     assert answer[0] == status, answer
     (line,) = answer[1]
     assert words in line
     assert "\n" not in line
-    assert running.info() == before
+    assert steady.info() == before
 
 
 def test_a_network_from_a_descriptor(running: Served, tap: int) -> None:

@@ -110,7 +110,7 @@ PLATFORM = Form(
     aliases={"serial_number": "system_serial_number", "uuid": "system_uuid"},
     extras={**_LATER, "chassis_asset_tag": (TEXT, ()), "iommu_segments": (array(COUNT), ([],)),
             "iommu_address_width_bits": (COUNT, (64,)), "tdx": (BOOL, (False,)), "sev_snp": (BOOL, (False,)),
-            "iommufd": (BOOL, (False,)), "vfio_p2p_dma": (BOOL, (True,))},
+            "iommufd": (BOOL, (False,)), "iommufd_fd": ({"type": "integer"}, ()), "vfio_p2p_dma": (BOOL, (True,))},
 )  # fmt: skip
 
 

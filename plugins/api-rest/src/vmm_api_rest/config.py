@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 #: switches of Cloud Hypervisor's that do nothing here unless they are on
 SWITCHES = ("iommu", "landlock_enable")
-LISTS = ("rate_limit_groups", "landlock_rules")
+LATER = ("rate_limit_groups", "landlock_rules", "pvmemcontrol", "ivshmem", "gdb")
 PAYLOAD = ("kernel", "initramfs", "cmdline", "firmware")
-PAYLOAD_LATER = ("igvm", "host_data")
+PAYLOAD_LATER = ("igvm", "host_data", "fw_cfg_config")
 
 
 def complete(given: Json, catalog: Catalog) -> Json:
@@ -43,8 +43,8 @@ def complete(given: Json, catalog: Catalog) -> Json:
     for key in SWITCHES:
         if given.get(key):
             raise NotServed(f"{key}=true")
-    for key in LISTS:
-        if given.get(key):
+    for key in LATER:
+        if given.get(key) not in (None, False, []):
             raise NotServed(key)
     with_defaults = _default_devices(given, catalog) | {key: item for key, item in given.items() if item is not None}
     for section, kind in catalog.sections():

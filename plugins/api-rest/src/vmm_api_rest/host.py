@@ -3,7 +3,8 @@
 
 Locks, from outer to inner: `_life` (create, delete, boot, shutdown), `_change` (the configuration and the machine's
 devices). What only looks, and pause and resume, take neither: they work with the handle and the configuration as they
-are at that moment. The configuration is never changed in place, a new one takes its place.
+are at that moment. The configuration is never changed in place, a new one takes its place. The handle goes with `_life`
+alone: who holds only `_change` reads `self.vm` once.
 """
 
 from __future__ import annotations
@@ -125,6 +126,7 @@ class Host:
             there = {device["id"] for device in vm.devices()}
             self._silent = _ids(config) - there
             self.config, self.vm, self._memory_actual = config, vm, None
+            self._learn_memory(vm)
         threading.Thread(target=self._watch, args=(vm,), name="vm", daemon=True).start()
 
     def _watch(self, vm: Vm) -> None:
@@ -142,14 +144,13 @@ class Host:
         """End the VM, with _life held; hot-plugged devices stay in the configuration, as there."""
         vm, self.vm = self.vm, None
         if vm is not None:
-            config = self.config
             try:
                 vm.shutdown()
             except VmmError:
                 pass  # it is gone, and close() sees to the rest
             with self._change:
-                if config is not None:
-                    self.config = self._present(config, vm)
+                if self.config is not None:
+                    self.config = self._present(self.config, vm)
                 vm.close()
 
     def close(self) -> None:
@@ -219,8 +220,7 @@ class Host:
 
     def _memory(self, vm: Vm, config: Json, size: int) -> int:
         """Bytes that the guest has by now. Only where it can change is the runner asked, and not waited for."""
-        parts = [config["memory"], *(config["memory"].get("zones") or ())]
-        if config.get("balloon") is None and not any(part.get("hotplug_size") for part in parts):
+        if not _memory_changes(config):
             return size
         if self._news.acquire(blocking=False):
             try:
@@ -231,6 +231,15 @@ class Host:
             finally:
                 self._news.release()
         return size if self._memory_actual is None else self._memory_actual
+
+    def _learn_memory(self, vm: Vm) -> None:
+        """Note the memory's size after a change of ours, for a vm.info that finds the runner busy."""
+        if self.config is not None and _memory_changes(self.config):
+            with self._news:
+                try:
+                    self._memory_actual = vm.info().get("memory_actual")
+                except VmmError:
+                    self._memory_actual = None
 
     def counters(self) -> Json:
         return self._booted().counters()
@@ -278,15 +287,14 @@ class Host:
         vm = self.vm
         if vm is None:
             with self._change:
-                config = self._current()
-                if self.vm is None:
+                config, vm = self._current(), self.vm
+                if vm is None:
                     rest = _without(config, {name})
                     if rest == config:
                         raise _no_device(name)
                     self.config = rest
                     self._drop_fds(name)
                     return None
-                vm = self.vm
         found = [device for device in vm.devices() if device["id"] == name]
         if not found:
             raise _no_device(name)
@@ -310,11 +318,12 @@ class Host:
         """The configuration without devices that the guest has let go; with _change held. Raises ApiError (404)."""
         if self.config is None:
             raise _not_created()
-        if self.vm is not None:
+        vm = self.vm
+        if vm is not None:
             before = self.config
-            self.config = self._present(before, self.vm)
+            self.config = self._present(before, vm)
             if self.config is not before:
-                there = {device["id"] for device in self.vm.devices()}
+                there = {device["id"] for device in vm.devices()}
                 for name in self._fds.keys() - there:
                     self._drop_fds(name)
         return self.config
@@ -335,35 +344,37 @@ class Host:
 
     def resize(self, cpus: int | None, memory: int | None, balloon: int | None) -> None:
         with self._change:
-            config = copy.deepcopy(self._current())
+            config, vm = copy.deepcopy(self._current()), self.vm
             if balloon is not None and config.get("balloon") is None:
                 raise ApiError(HTTPStatus.BAD_REQUEST, "desired_balloon: the VM has no balloon; create it with one")
             if cpus is not None:
                 config["cpus"]["boot_vcpus"] = cpus
             if balloon is not None:
                 config["balloon"]["size"] = balloon
-            if self.vm is None:
+            if vm is None:
                 if memory is not None:
                     config["memory"]["size"] = memory
                 config = configs.check_parts(config)
             else:
-                self.vm.resize(cpus, memory, balloon)
+                vm.resize(cpus, memory, balloon)
                 if memory is not None:
                     config["memory"]["hotplugged_size"] = max(0, memory - config["memory"]["size"])
+                self._learn_memory(vm)
             self.config = config
 
     def resize_zone(self, name: str, size: int) -> None:
         with self._change:
-            config = copy.deepcopy(self._current())
+            config, vm = copy.deepcopy(self._current()), self.vm
             zones = [zone for zone in config["memory"].get("zones") or () if zone["id"] == name]
             if not zones:
                 raise ApiError(HTTPStatus.NOT_FOUND, f"there is no memory zone '{name}'")
-            if self.vm is None:
+            if vm is None:
                 zones[0]["size"] = size
                 config = configs.check_parts(config)
             else:
-                self.vm.resize_zone(name, size)
+                vm.resize_zone(name, size)
                 zones[0]["hotplugged_size"] = max(0, size - zones[0]["size"])
+                self._learn_memory(vm)
             self.config = config
 
     def resize_disk(self, name: str, size: int) -> None:
@@ -383,6 +394,11 @@ def _not_booted() -> ApiError:
 
 def _no_device(name: str) -> ApiError:
     return ApiError(HTTPStatus.NOT_FOUND, f"there is no device '{name}'")
+
+
+def _memory_changes(config: Json) -> bool:
+    parts = [config["memory"], *(config["memory"].get("zones") or ())]
+    return config.get("balloon") is not None or any(part.get("hotplug_size") for part in parts)
 
 
 def _node(device: Json) -> Json:

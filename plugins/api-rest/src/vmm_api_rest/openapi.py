@@ -40,6 +40,9 @@ _STATE: Schema = {"type": "string", "enum": ["Created", "Running", "Shutdown", "
 def _bodies() -> dict[str, Schema]:
     """Schemas of bodies and answers that are no configuration."""
     update = array(_object(("id", "host_numa_node"), id=ID, host_numa_node=COUNT))
+    number: Schema = {"type": "integer"}  # of a descriptor: those that count come by SCM_RIGHTS
+    vfio = array(_object(("id",), id=ID, fd=number))
+    nets = array(_object(("id",), id=ID, num_fds=COUNT, fds=array(number)))
     return {
         "VmResize": _object(desired_vcpus={"type": "integer", "minimum": 1}, desired_ram=BYTES, desired_balloon=BYTES),
         "VmResizeDisk": _object(("id", "desired_size"), id=ID, desired_size=BYTES),
@@ -50,13 +53,14 @@ def _bodies() -> dict[str, Schema]:
         "VmCoredumpData": _object(destination_url=URL),
         "RestoreConfig": _object(
             ("source_url",), source_url=URL, prefault=BOOL, resume=BOOL, zone_updates=update,
+            net_fds=nets, vfio_fds=vfio, iommufd_fd=number,
             memory_restore_mode={"type": "string", "enum": ["Copy", "OnDemand"]}),
         "ReceiveMigrationData": _object(
-            ("receiver_url",), receiver_url=URL, tls_dir=TEXT, zone_updates=update,
+            ("receiver_url",), receiver_url=URL, tls_dir=TEXT, zone_updates=update, vfio_fds=vfio, iommufd_fd=number,
             memory_mode={"type": "string", "enum": ["Precopy", "Postcopy"]}),
         "SendMigrationData": _object(
-            ("destination_url",), destination_url=URL, local=BOOL, downtime_ms={"type": "integer", "minimum": 1},
-            timeout_s={"type": "integer", "minimum": 1}, tls_dir=TEXT,
+            ("destination_url",), destination_url=URL, local=BOOL, preserve_source=BOOL, tls_dir=TEXT,
+            downtime_ms={"type": "integer", "minimum": 1}, timeout_s={"type": "integer", "minimum": 1},
             timeout_strategy={"type": "string", "enum": ["Cancel", "Ignore"]},
             connections={"type": "integer", "minimum": 1, "maximum": 128},
             memory_mode={"type": "string", "enum": ["Precopy", "Postcopy"]}),
@@ -79,12 +83,13 @@ def schemas(catalog: Catalog) -> dict[str, Schema]:
     memory["properties"]["zones"] = nullable(array(ref(ZONE.name)))
     found |= {form.name: form.schema() for form in (CPUS, ZONE, NUMA, SEGMENT, PLATFORM)} | {MEMORY.name: memory}
     found["PayloadConfig"] = _object(
-        kernel=TEXT, initramfs=TEXT, cmdline=TEXT, igvm=TEXT, host_data=TEXT,
+        kernel=TEXT, initramfs=TEXT, cmdline=TEXT, igvm=TEXT, host_data=TEXT, fw_cfg_config={"type": "object"},
         firmware={"anyOf": [TEXT, Firmware.schema()]})  # fmt: skip
     parts: dict[str, Schema] = {
         "cpus": ref(CPUS.name), "memory": ref(MEMORY.name), "payload": ref("PayloadConfig"),
         "platform": ref(PLATFORM.name), "numa": array(ref(NUMA.name)), "pci_segments": array(ref(SEGMENT.name)),
         "rate_limit_groups": array({"type": "object"}), "landlock_rules": array({"type": "object"}),
+        "pvmemcontrol": {"type": "object"}, "ivshmem": {"type": "object"}, "gdb": {**BOOL, "default": False},
         "iommu": {**BOOL, "default": False}, "landlock_enable": {**BOOL, "default": False},
     }  # fmt: skip
     for section, kind in catalog.sections():

@@ -312,7 +312,8 @@ class Connection:
             headers.append(("Allow", "GET, PUT"))
         if last or self._leaving or response.after is not None:
             headers.append(("Connection", "close"))
-        head = h11.Response(status_code=status, headers=headers, reason=status.phrase)
+        # No reason phrase: Cloud Hypervisor's client takes all up to the end of the line for the number.
+        head = h11.Response(status_code=status, headers=headers, reason=b"")
         if response.stream is None:
             self._send(head, *([h11.Data(data=response.body)] if response.body else []), h11.EndOfMessage())
             return
