@@ -2,6 +2,7 @@
 """``make bench``: python bench/run.py [--quick] [--only TEXT] [--rounds N] [NAME…]
 
 startup    ratios to a bare interpreter, and the runner's memory, on this machine
+api        answers of the REST API beside busy guests, and start-up with and without the package, on this machine
 boot       exec to the guest's init, and memory, in the lab by the wall clock; beside QEMU's microvm and q35
 icount     the same with the clock that counts instructions: repeatable to 1 %
 block      fio in a guest of ours, of microvm and of q35; ratios, and a plot in bench/results/block.svg
@@ -23,13 +24,19 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-DEFAULT = ("startup", "boot", "icount", "block", "net", "aarch64")
+DEFAULT = ("startup", "api", "boot", "icount", "block", "net", "aarch64")
 #: those that know --only and --rounds
 SELECTIVE = ("block", "net", "aarch64")
 
 
 def startup(quick: bool) -> tuple[str, dict[str, Any]]:
     import startup as module
+
+    return module.run(quick)
+
+
+def api(quick: bool) -> tuple[str, dict[str, Any]]:
+    import api as module
 
     return module.run(quick)
 
@@ -82,7 +89,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join((*DEFAULT, "initcalls")))
     given = parser.parse_args()
     kinds: dict[str, Any] = {
-        "startup": startup, "boot": boot, "icount": icount, "block": block, "net": net, "aarch64": aarch64,
+        "startup": startup, "api": api, "boot": boot, "icount": icount, "block": block, "net": net, "aarch64": aarch64,
         "initcalls": initcalls,
     }  # fmt: skip
     for name in given.names:

@@ -13,6 +13,12 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     return {"median": median(values), "min": min(values), "max": max(values), "n": len(values)}
 
 
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """Median, 99th percentile, largest and their number."""
+    cuts = quantiles(values, n=100, method="inclusive")
+    return {"p50": cuts[49], "p99": cuts[98], "max": max(values), "n": len(values)}
+
+
 def compare(ours: Sequence[float], theirs: Sequence[Sequence[float]], lower: bool) -> dict[str, float]:
     """``ratio``: our median to the best of theirs, more than 1 is better for us; ``lower``: small values are good ones.
 
