@@ -22,7 +22,7 @@ test: .venv/.ready ## every package's suite (tox), then the lab suite
 	.venv/bin/tox run-parallel -p 2 --parallel-no-spinner -e $$(.venv/bin/python tools/envs.py)
 	.venv/bin/tox run-parallel -p 2 --parallel-no-spinner -r -e lab,lab-packages,lab-aarch64,lab-aarch64-packages
 
-soak: .venv/.ready ## the lab's tests of devices, hot plug and pauses at full length: load for minutes, hundreds of rounds; an hour or more
+soak: .venv/.ready ## tests of the API, devices, hot plug and pauses at full length: load for minutes, hundreds of rounds; an hour or more
 	@tools/apt.sh test
 	.venv/bin/tox run -q -e wheels
 	.venv/bin/tox run -r -e soak
