@@ -1,24 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Debian guest and the methods of its VM, which is in another process (asked_vmm.py)."""
+"""A Debian guest and the methods of its VM, which is in another process (asked_vmm.py); what that process holds."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from vmm_testkit.guest import DebianGuest
 from vmm_testkit.initramfs import Initramfs
 from vmm_testkit.kernels import Kernel
 
 VMM = [sys.executable, str(Path(__file__).with_name("asked_vmm.py"))]
 MIB, GIB = 1 << 20, 1 << 30
+#: the firmware by which an Arm machine has ACPI, and the word that Linux needs then, which has a device tree, too
+FIRMWARE = Path("/usr/share/AAVMF/AAVMF_CODE.fd")
+ACPI = "acpi=force"
 
 
 class Asked:
@@ -44,8 +49,47 @@ class Asked:
 
 
 @contextmanager
-def running(kernel: Kernel, tmp_path: Path, *modules: str, **keywords: Any) -> Iterator[tuple[DebianGuest, Asked]]:
+def running(
+    kernel: Kernel, tmp_path: Path, *modules: str, acpi: bool = False, programs: Sequence[str] = (), **keywords: Any
+) -> Iterator[tuple[DebianGuest, Asked]]:
+    """A guest and its VM; with ACPI on every architecture, if `acpi` is set."""
+    if acpi and kernel.arch.name == "aarch64":
+        if not FIRMWARE.exists():
+            pytest.skip(f"{FIRMWARE} is missing: apt-get install qemu-efi-aarch64")
+        keywords["args"] = [*keywords.get("args", ()), "--firmware", str(FIRMWARE)]
+        keywords["cmdline"] = f"{ACPI} {keywords.get('cmdline', '')}"
+        keywords.setdefault("boot_timeout", 300)
     path = tmp_path / "ask"
-    image = Initramfs(kernel, modules=modules).build()
+    image = Initramfs(kernel, modules=modules, programs=programs).build()
     with DebianGuest(kernel, image, vmm=VMM, env={**os.environ, "VMM_ASK": str(path)}, **keywords) as guest:
         yield guest, Asked(path)
+
+
+def wait(guest: DebianGuest, condition: str) -> None:
+    """Wait until a command of the guest's shell succeeds."""
+    guest.check(f"until {condition}; do sleep 0.05; done", timeout=240)
+
+
+def healthy(guest: DebianGuest) -> None:
+    log = guest.check("dmesg")
+    assert not re.search(r"BUG|WARNING:|hung task|general protection|Oops", log), log
+
+
+def runner(guest: DebianGuest) -> int:
+    """The process that runs the VM."""
+    return int(Path(f"/proc/{guest.pid}/task/{guest.pid}/children").read_text().split()[0])
+
+
+def holds(guest: DebianGuest, ask: Asked) -> tuple[int, list[str], int]:
+    """Descriptors, threads and KVM memory slots of a VM, without io_uring's threads, which the kernel keeps at will."""
+    process = Path(f"/proc/{runner(guest)}")
+    names = sorted(comm.read_text().strip() for comm in process.glob("task/*/comm"))
+    return (len(list(process.glob("fd/*"))), [name for name in names if not name.startswith("iou-")],
+            ask("info")["memory_slots"])
+
+
+def resident(guest: DebianGuest, kind: str = "VmRSS") -> int:
+    """Bytes of a VM in the host's RAM; of one kind of them: RssShmem is the guest's RAM if that is shared."""
+    found = re.search(rf"{kind}:\s+(\d+) kB", Path(f"/proc/{runner(guest)}/status").read_text())
+    assert found
+    return int(found[1]) << 10

@@ -11,22 +11,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from asking import ACPI, FIRMWARE
 from test_dmesg import MACHINES, QEMU, complaints
 from vmm_testkit.guest import DebianGuest
 from vmm_testkit.initramfs import Initramfs
 from vmm_testkit.kernels import Kernel
 from vmm_testkit.qemu import PROGRAMS
 
-CODE = Path("/usr/share/AAVMF/AAVMF_CODE.fd")
-BIOS = Path("/usr/share/qemu-efi-aarch64/QEMU_EFI.fd")  # the same package's, in the form for QEMU's -bios
-ACPI = "acpi=force"  # Linux takes the device tree where it has both, unless told
+BIOS = Path("/usr/share/qemu-efi-aarch64/QEMU_EFI.fd")  # of the same package, in the form for QEMU's -bios
 VMM = [sys.executable, str(Path(__file__).with_name("pressing_vmm.py"))]
 MODULES = ["button", "evdev", "virtio_pci", "virtio_blk"]
 
 pytestmark = [
     pytest.mark.linux_guest,
     pytest.mark.arch("aarch64", reason="the firmware is for AArch64; x86-64 machines have ACPI tables without any"),
-    pytest.mark.skipif(not CODE.exists(), reason=f"{CODE} is missing: apt-get install qemu-efi-aarch64"),
+    pytest.mark.skipif(not FIRMWARE.exists(), reason=f"{FIRMWARE} is missing: apt-get install qemu-efi-aarch64"),
 ]
 
 
@@ -35,7 +34,7 @@ def guest(request: pytest.FixtureRequest, kernel_of: Callable[[str], Kernel],
           image: Callable[..., Path]) -> Iterator[DebianGuest]:
     kernel = kernel_of(request.param)
     with DebianGuest(kernel, Initramfs(kernel, modules=MODULES).build(), vmm=VMM, cpus="boot=2", cmdline=ACPI,
-                     args=["--firmware", str(CODE), "--disk", str(image(8))], boot_timeout=300) as guest:
+                     args=["--firmware", str(FIRMWARE), "--disk", str(image(8))], boot_timeout=300) as guest:
         yield guest
 
 
@@ -47,7 +46,7 @@ def test_no_warning_that_qemu_does_not_give(kernel_of: Callable[[str], Kernel],
     qemu = [*QEMU, *MACHINES["aarch64"][0], "-smp", "2", "-bios", str(BIOS)]
     with DebianGuest(kernel, initramfs, cmdline=ACPI, argv=qemu, boot_timeout=300) as guest:
         known = complaints(guest)
-    with DebianGuest(kernel, initramfs, cmdline=ACPI, cpus="boot=2", args=["--firmware", str(CODE)],
+    with DebianGuest(kernel, initramfs, cmdline=ACPI, cpus="boot=2", args=["--firmware", str(FIRMWARE)],
                      boot_timeout=300) as guest:
         assert sorted(complaints(guest) - known) == []
 

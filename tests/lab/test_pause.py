@@ -14,7 +14,7 @@ from vmm_testkit.kernels import Kernel
 
 pytestmark = pytest.mark.linux_guest
 
-LENGTH, LONGEST = 0.02, 10.0  # seconds
+LENGTH, LONGEST = 0.02, 6.0  # seconds
 #: what a kernel says when its time is not what it should be
 COMPLAINTS = "soft lockup|hard LOCKUP|detected stall|clocksource.*(unstable|skew)|time went backwards"
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole machines: what the plan says, a bare-metal guest that plugs and uses blocks, Debian with its driver."""
+"""Whole machines: what the plan says, a bare-metal guest that plugs and uses blocks. tests/lab has Debian's driver."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -147,13 +147,3 @@ def test_region_costs_nothing_until_it_is_used() -> None:
         resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
         assert resident < 200 << 10
         assert os.path.exists(f"/proc/{vm.pid}")
-
-
-@pytest.mark.linux_guest
-def test_debian_grows_shrinks_and_keeps_its_size(debian_guest: Callable[..., Any]) -> None:
-    """What is there at the start; tests/lab has the whole way, 512M → 2G → 512M and a reboot."""
-    guest = debian_guest("--memory", "size=512M,hotplug_method=virtio-mem,hotplug_size=2G,hotplugged_size=512M",
-                         modules=["virtio_pci", "virtio_mem"], cmdline="memhp_default_state=online_movable")
-    total = int(guest.check("awk '/MemTotal/ {print $2}' /proc/meminfo"))
-    assert total > 900 << 10
-    assert guest.poweroff() == 0

@@ -60,10 +60,10 @@ def test_a_guest_that_hangs_is_reset() -> None:
 def test_stock_kernel_is_reset_when_nobody_feeds_its_watchdog(
     debian_guest: Callable[..., DebianGuest], standard_kernel: Kernel
 ) -> None:
-    guest = debian_guest("--watchdog", "model=i6300esb", kernel=standard_kernel, modules=["i6300esb heartbeat=4"])
+    guest = debian_guest("--watchdog", "model=i6300esb", kernel=standard_kernel, modules=["i6300esb heartbeat=3"])
     assert "i6300ESB" in guest.check("cat /sys/class/watchdog/watchdog0/identity")
-    guest.check("exec 3>/dev/watchdog; for i in 1 2 3 4 5 6 7 8; do sleep 1; echo 1 >&3; done; echo V >&3")
-    guest.check("sleep 6")  # it was closed as it should be: off
+    guest.check("exec 3>/dev/watchdog; for i in 1 2 3 4 5; do sleep 0.8; echo 1 >&3; done; echo V >&3")
+    guest.check("sleep 4")  # it was closed as it should be: off
     guest.check("echo > /mark")
     guest.begin("exec 3>/dev/watchdog; sleep 1000")
     guest.wait_ready(120)
