@@ -179,6 +179,13 @@ def test_nodes_are_in_the_firmwares_tables(context: Any) -> None:
     front.finish(made, {"protocol": "firmware", "pc": 0})
     assert b"SRAT" in made.loads[0x40200000]
     assert b"SLIT" in made.loads[0x40200000]
+    numa = ["guest_numa_id=3,cpus=0,memory_zones=a"]
+    made = context(memory_zones=["id=a,size=512M"], numa=numa,
+                   devices=[{"type": "flash", "resources": {"code": [0, 64 << 20], "vars": [64 << 20, 1 << 20]}}])
+    made.plan["memory"] = {"zones": zones.plan_zones(made.config, made.layout.ram, {})}
+    front.finish(made, {"protocol": "firmware", "pc": 0})
+    flash = (3).to_bytes(4, "little") + bytes(2) + (64 << 20).to_bytes(8, "little") + (1 << 20).to_bytes(8, "little")
+    assert flash in made.loads[0x40200000]  # EDK2 lists it as memory: it is in a node, too
 
 
 def test_nodes_are_in_the_tree(context: Any) -> None:

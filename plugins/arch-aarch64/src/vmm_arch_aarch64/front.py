@@ -156,6 +156,10 @@ def acpi(context: PlanContext, platform: dict[str, Any]) -> Blob:
         from vmm_acpi import numa
 
         numa.describe(spec, hotplug=layout.hotplug, **numa_nodes(context))
+        # EDK2 lists its flash as memory, and Linux gives up all nodes if any memory is in none.
+        for flash in context.device_plan("flash"):
+            base, size = flash["resources"]["vars"]
+            spec["memory"].append({"base": base, "size": size, "node": spec["cpus"][0]["node"]})
     if gpio := _places(context, "gpio"):
         spec["gpio"] = gpio[0]
     return build_arm(spec)  # type: ignore[arg-type]
