@@ -76,6 +76,7 @@ def moved(guest: DebianGuest) -> tuple[int, int]:
     return int(words[6]), int(words[-1])
 
 
+@pytest.mark.timeout(2400)  # a hundred rounds
 def test_devices_come_and_go_under_io(
     kernel_of: Callable[[str], Kernel], image: Callable[..., Path], host_link: Callable[..., Link], tmp_path: Path,
     soak: Callable[[int, int], int],
