@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from test_dmesg import MACHINES, QEMU, complaints
+from test_power_button import VMM, shut_down_by_the_button
 from vmm_testkit.guest import DebianGuest
 from vmm_testkit.initramfs import Initramfs
 from vmm_testkit.kernels import Kernel
@@ -20,7 +18,6 @@ from vmm_testkit.qemu import PROGRAMS
 CODE = Path("/usr/share/AAVMF/AAVMF_CODE.fd")
 BIOS = Path("/usr/share/qemu-efi-aarch64/QEMU_EFI.fd")  # the same package's, in the form for QEMU's -bios
 ACPI = "acpi=force"  # Linux takes the device tree where it has both, unless told
-VMM = [sys.executable, str(Path(__file__).with_name("pressing_vmm.py"))]
 MODULES = ["button", "evdev", "virtio_pci", "virtio_blk"]
 
 pytestmark = [
@@ -64,10 +61,4 @@ def test_debian_runs_on_our_acpi_tables(guest: DebianGuest) -> None:
     guest.reboot()
     assert guest.check("nproc") == "2\n"
 
-    # The button is the GED's, and the handler of busybox acpid shuts down; a press before acpid listens is lost.
-    guest.check("mkdir -p /etc/acpi/PWRF && printf '#!/bin/sh\\npoweroff -f\\n' > /etc/acpi/PWRF/00000080 && "
-                "chmod +x /etc/acpi/PWRF/00000080")
-    guest.check("busybox acpid -d > /run/acpid 2>&1 & until ls -l /proc/$!/fd | grep -q /dev/input/event0; do "
-                "kill -0 $! || { cat /run/acpid; exit 1; }; done")
-    os.kill(guest.pid, signal.SIGUSR1)
-    assert guest.wait(60) == 0
+    shut_down_by_the_button(guest)  # which is the GED's here
