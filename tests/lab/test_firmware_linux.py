@@ -3,23 +3,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from asking import ACPI, FIRMWARE
 from test_dmesg import MACHINES, QEMU, complaints
+from test_power_button import VMM, shut_down_by_the_button
 from vmm_testkit.guest import DebianGuest
 from vmm_testkit.initramfs import Initramfs
 from vmm_testkit.kernels import Kernel
 from vmm_testkit.qemu import PROGRAMS
 
 BIOS = Path("/usr/share/qemu-efi-aarch64/QEMU_EFI.fd")  # of the same package, in the form for QEMU's -bios
-VMM = [sys.executable, str(Path(__file__).with_name("pressing_vmm.py"))]
 MODULES = ["button", "evdev", "virtio_pci", "virtio_blk"]
 
 pytestmark = [
@@ -63,10 +60,4 @@ def test_debian_runs_on_our_acpi_tables(guest: DebianGuest) -> None:
     guest.reboot()
     assert guest.check("nproc") == "2\n"
 
-    # The button is the GED's, and the handler of busybox acpid shuts down; a press before acpid listens is lost.
-    guest.check("mkdir -p /etc/acpi/PWRF && printf '#!/bin/sh\\npoweroff -f\\n' > /etc/acpi/PWRF/00000080 && "
-                "chmod +x /etc/acpi/PWRF/00000080")
-    guest.check("busybox acpid -d > /run/acpid 2>&1 & until ls -l /proc/$!/fd | grep -q /dev/input/event0; do "
-                "kill -0 $! || { cat /run/acpid; exit 1; }; done")
-    os.kill(guest.pid, signal.SIGUSR1)
-    assert guest.wait(60) == 0
+    shut_down_by_the_button(guest)  # which is the GED's here
