@@ -7,6 +7,8 @@ that nothing of the old one (a masked interrupt, a half-written register) surviv
 
 from __future__ import annotations
 
+import sys
+
 from vmmcore.errors import VmmError
 
 from . import memory as mem
@@ -494,7 +496,8 @@ def import_module(name: str) -> ModuleType:
 def device_class(spec: dict[str, Any]) -> type[Device]:
     """The class that a plan's entry names."""
     module = load_user_file(spec["file"]) if "file" in spec else import_module(spec["module"])
-    found: type[Device] = getattr(module, spec["class"])
+    # Interned: Python's attribute cache keeps every string that it is asked for, up to 4096 of them.
+    found: type[Device] = getattr(module, sys.intern(spec["class"]))
     return found
 
 

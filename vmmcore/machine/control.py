@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from _socket import MSG_DONTWAIT
 
 from vmmcore import wire
@@ -226,7 +227,7 @@ class Control:
             known = ", ".join(device.operations) or "none"
             raise VmmError(f"{device_id}: no operation {method!r}; it has: {known}")
         try:
-            return {"result": getattr(device, method)(**arguments)}
+            return {"result": getattr(device, sys.intern(method))(**arguments)}
         except TypeError as error:
             raise VmmError(f"{device_id}: {error}") from None
 
