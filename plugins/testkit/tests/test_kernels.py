@@ -66,6 +66,28 @@ def test_a_failed_download_leaves_nothing_behind(tmp_path: Path, monkeypatch: py
     assert [path.name for path in (tmp_path / "cache/vmm/kernels").iterdir() if path.is_dir()] == []
 
 
+def test_a_later_suite_has_kernels_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose modules are in usr/lib, where depmod does not look."""
+    fake(
+        tmp_path,
+        "apt-cache",
+        """case "$*" in *trixie*) v=6.12.0;; *) v=6.1.0;; esac
+        case "$*" in *show*) echo "Version: $v";; *) echo "  Depends: linux-image-$v-amd64";; esac""",
+    )
+    fake(tmp_path, "apt-get", 'for last; do :; done; echo "${last#*=}" > x.deb')
+    fake(tmp_path, "dpkg-deb", """v=$(cat $2); mkdir -p $3/boot $3/usr/lib/modules/$v
+        echo > $3/boot/vmlinuz-$v; echo > $3/boot/config-$v""")  # fmt: skip
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("VMM_DEBIAN_MIRROR", "http://mirror.invalid/debian")
+    for _ in range(2):
+        assert fetch("amd64").version == "6.1.0"
+        later = fetch("amd64", suite="trixie")
+        assert later.version == "6.12.0"
+        assert (later.modules.resolve() / "modules.dep").exists()
+        assert later.modules.parts[-3:] == ("lib", "modules", "6.12.0")
+
+
 def test_a_bad_flavour_names_the_good_ones() -> None:
     with pytest.raises(KernelError, match="cloud-amd64"):
         fetch("../etc")

@@ -93,10 +93,10 @@ class PrivateApt(Apt):
             shutil.rmtree(archives)
 
 
-def foreign_apt(error: type[Exception], arch: Arch) -> PrivateApt:
-    """An apt for Debian's packages of another architecture, with lists of today; they are kept in the cache."""
-    root = cache_dir("apt") / f"{SUITE}-{arch.debian}"
-    apt = PrivateApt(error, root, debian_mirror(error, SUITE), (SUITE,), arch=arch.debian)
+def foreign_apt(error: type[Exception], arch: Arch, suite: str = SUITE) -> PrivateApt:
+    """An apt for Debian's packages of another architecture or suite, with lists of today, kept in the cache."""
+    root = cache_dir("apt") / f"{suite}-{arch.debian}"
+    apt = PrivateApt(error, root, debian_mirror(error, SUITE), (suite,), arch=arch.debian)
     stamp = root / "updated"
     with locked(root.with_name(f".{root.name}.lock")):
         if not stamp.exists() or time.time() - stamp.stat().st_mtime > _FRESH:

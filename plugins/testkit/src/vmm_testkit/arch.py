@@ -7,6 +7,8 @@ import platform
 from dataclasses import dataclass
 
 SUITE = "bookworm"
+#: the release after it, for what its kernels and programs are too old for
+NEXT_SUITE = "trixie"
 
 
 class ArchError(Exception):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmm_testkit.apt import Apt, foreign_apt
-from vmm_testkit.arch import ARCHES, Arch, arch_of
+from vmm_testkit.arch import ARCHES, SUITE, Arch, arch_of
 from vmm_testkit.cache import cache_dir, locked, make_dir, make_file
 from vmm_testkit.host import find, run
 
@@ -113,11 +113,11 @@ def kernel_from_tree(root: Path, package: str = "") -> Kernel:
     return Kernel(images[0], modules, version, root / f"boot/config-{version}", package)
 
 
-def debian_kernel(flavour: str = "cloud", *, refresh: bool = False) -> Kernel:
+def debian_kernel(flavour: str = "cloud", *, suite: str = SUITE, refresh: bool = False) -> Kernel:
     """The newest ``linux-image-<flavour>`` that apt knows, from the cache or downloaded into it.
 
-    "cloud" and "standard" are Debian's two flavours for this machine's architecture. The answer of apt is
-    remembered until apt's lists change; ``refresh`` asks again.
+    "cloud" and "standard" are Debian's two flavours for this machine's architecture; ``suite`` is of the same
+    mirror as this machine's. The answer of apt is remembered until apt's lists change; ``refresh`` asks again.
     Raises KernelError.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", flavour):
@@ -125,16 +125,17 @@ def debian_kernel(flavour: str = "cloud", *, refresh: bool = False) -> Kernel:
     if flavour in ("cloud", "standard"):
         flavour = arch_of().flavours[flavour == "standard"]
     store = cache_dir("kernels")
-    pointer = store / f"{flavour}.latest"
+    label = flavour if suite == SUITE else f"{suite}-{flavour}"
+    pointer = store / f"{label}.latest"
     try:
         known = kernel_from_tree(store / pointer.read_text().strip(), pointer.read_text().strip())
     except (OSError, KernelError):
         known = None
     if known and not refresh and not _apt_newer_than(pointer):
         return known
-    with locked(store / f".{flavour}.lock"):
+    with locked(store / f".{label}.lock"):
         try:
-            apt = _apt(flavour)
+            apt = _apt(flavour, suite)
             package, version = _resolve(apt, flavour)
         except KernelError:
             # apt has forgotten (its lists were cleaned), but what we have still boots.
@@ -156,10 +157,12 @@ def _apt_newer_than(pointer: Path) -> bool:
         return False
 
 
-def _apt(flavour: str) -> Apt:
-    """The apt that has the flavour: this machine's, unless the flavour is known to be another architecture's."""
-    arch = next((arch for arch in ARCHES.values() if flavour.rpartition("-")[2] == arch.debian), None)
-    return foreign_apt(KernelError, arch) if arch and not arch.native else Apt(KernelError, hint=_APT_HINT)
+def _apt(flavour: str, suite: str) -> Apt:
+    """The apt that has the flavour: this machine's, unless it is known to be another architecture's or suite's."""
+    arch = next((arch for arch in ARCHES.values() if flavour.rpartition("-")[2] == arch.debian), arch_of())
+    if arch.native and suite == SUITE:
+        return Apt(KernelError, hint=_APT_HINT)
+    return foreign_apt(KernelError, arch, suite)
 
 
 def _resolve(apt: Apt, flavour: str) -> tuple[str, str]:
@@ -185,6 +188,8 @@ def _unpack(apt: Apt, package: str, version: str, into: Path) -> None:
         raise KernelError(f"apt-get download {package}: no package arrived; {_APT_HINT}")
     run(KernelError, "dpkg-deb", "-x", str(debs[0]), str(into))
     shutil.rmtree(download)
+    if not (into / "lib").exists():  # since Debian 13; depmod and modprobe look there
+        (into / "lib").symlink_to("usr/lib")
     kernel = kernel_from_tree(into)
     if not (kernel.modules / "modules.dep").exists():
         run(KernelError, find(KernelError, "depmod", "kmod"), "-b", str(into), kernel.version)

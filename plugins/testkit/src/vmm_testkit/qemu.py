@@ -17,14 +17,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vmm_testkit.apt import PrivateApt
+from vmm_testkit.arch import NEXT_SUITE
 from vmm_testkit.cache import cache_dir, locked, make_dir
 from vmm_testkit.host import debian_mirror
 from vmm_testkit.lab_session import LabMissing
 
 #: the first major version whose emulated SVM is good enough
 WANTED = 11
-#: where that is to be had: this suite's backports, on the mirror of this machine's own suite
-SUITE = "trixie"
 PROGRAMS = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}
 #: after a fetch that failed, the next is this many seconds away
 _AGAIN = 12 * 3600.0
@@ -133,10 +132,10 @@ def _version(command: tuple[str, ...], env: dict[str, str] | None = None) -> tup
 def _fetch(store: Path, arch: str) -> None:
     """Unpack the package and all that it depends on into ``store/PACKAGE_VERSION``. Raises QemuError."""
     package = PROGRAMS[arch]
-    target = f"{SUITE}-backports"
+    target = f"{NEXT_SUITE}-backports"
     root = store / f"apt-{arch}"
     try:
-        apt = PrivateApt(QemuError, root, debian_mirror(QemuError), (SUITE, target))
+        apt = PrivateApt(QemuError, root, debian_mirror(QemuError), (NEXT_SUITE, target))
         apt.update()
         version = apt.version(package)
         if not version or int(re.sub(r"^\d+:", "", version).split(".")[0]) < WANTED:
