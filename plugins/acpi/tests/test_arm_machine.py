@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import Iasl, assert_iasl_makes_the_same, table
+from test_machine import returned
 
 from vmm_acpi import aml as a
 from vmm_acpi import tables as t
@@ -288,6 +289,41 @@ def test_topology_agrees_between_pptt_madt_and_dsdt(
             last, parent = nodes[parent], nodes[parent][4]
         assert last[3] & 1 and inside[uid][: len(path)] == path
         assert len(inside[uid]) == len(path) + (topology[3] > 1)  # CPUS around several packages
+
+
+CPU_HOTPLUG = {"address": 0x0904_1000, "fixed": 2}
+CALLER = """DefinitionBlock ("", "SSDT", 2, "VMM", "CALLER", 1) {
+    External (\\_SB.GED._EVT, MethodObj)
+    External (\\_SB.GED.GDAT, FieldUnitObj)
+    External (PATH._STA, MethodObj)
+    External (PATH._EJ0, MethodObj)
+    OperationRegion (CREG, SystemMemory, 0x09041000, 12)
+    Field (CREG, DWordAcc, NoLock, Preserve) { CSEL, 32, CSTA, 32 }
+    Method (TELL, 1) { CSTA = Arg0  \\_SB.GED.GDAT = 1  \\_SB.GED._EVT (42) }
+    Method (THER, 1) { CSTA = Arg0  Return (PATH._STA ()) }
+    Method (EJEC) { CSTA = 0  PATH._EJ0 (1)  Return (CSEL << 8 | CSTA) }
+}"""
+
+
+@pytest.mark.parametrize(
+    ("topology", "path"), [([1, 4, 1, 1], "CPUS.C003"), ([1, 2, 1, 2], "CPUS.P001.C003")]
+)
+def test_cpus_that_come_and_go(iasl: Iasl, topology: list[int], path: str) -> None:
+    """A CPU that is not there is present and not enabled: Linux takes only such a one later."""
+    cpus = [{"mpidr": n, "enabled": n < 2} for n in range(4)]
+    blob = build(4, cpus=cpus, topology=topology, cpu_hotplug=CPU_HOTPLUG, scan={"memory": "\\SOME"},
+                 extra=[a.method("\\SOME", 0)])
+    assert_iasl_makes_the_same(iasl, table(blob, "DSDT"))
+    found = structures(table(blob, "APIC"))[:4]
+    assert [struct.unpack_from("<I", each, 12)[0] for each in found] == [1, 1, 8, 8]
+    text = iasl.disassemble(table(blob, "DSDT"))
+    assert text.count("Method (_EJ0") == text.count("Name (_MAT") == 2, "the others stay"
+    caller, _ = iasl.compile(CALLER.replace("PATH", f"\\_SB.{path}"))
+    calls = ["\\TELL 2", "\\TELL 4", "\\THER 0", "\\THER 1", "\\EJEC"]
+    said = iasl.execute([table(blob, "DSDT"), caller], calls)
+    told = [sorted(re.findall(r"Notify on \[(\w+)\] \S+ Value 0x0*(\d+) ", answer)) for answer in said[:2]]
+    assert told == [[(f"C{n:03X}", value) for n in range(4)] for value in "13"]
+    assert [returned(answer) for answer in said[2:]] == [0xD, 0xF, 3 << 8 | 8]
 
 
 def test_numa_nodes() -> None:

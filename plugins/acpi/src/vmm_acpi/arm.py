@@ -149,6 +149,19 @@ def processor_tree(packages: int, clusters: int, cores: int, threads: int, uids:
     return nodes
 
 
+def processor_paths(tree: Sequence[Node]) -> list[str]:
+    r"""Absolute names of the processors' devices that `dsdt.processors` makes of the tree, in order."""
+    alone = sum(parent == -1 for parent, _, _ in tree) == 1
+    names: list[str] = []
+    leaves: list[str] = []
+    for place, (parent, flags, number) in enumerate(tree):
+        above = names[parent] if parent >= 0 else "\\_SB.CPUS"
+        if flags & PPTT_LEAF:
+            leaves.append(f"{above}.C{len(leaves):03X}")
+        names.append(above if alone and not place else f"{above}.P{number:03X}")
+    return leaves
+
+
 def pptt(tree: Sequence[Node], ids: Ids) -> bytes:
     """Processor Properties Topology Table, revision 3, of a `processor_tree` (ACPI 6.5 §5.2.30)."""
     body = b""

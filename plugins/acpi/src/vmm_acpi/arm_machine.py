@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .machine import Blob
-    from .spec import ArmSerial, ArmSpec, Segment
+    from .spec import ArmCpu, ArmSerial, ArmSpec, CpuHotplug, Segment
 
 MAX_SIZE = 0x20_0000  # 2 MiB: 0x40200000 up to the kernel
 FIRST_PPI, PPIS, FIRST_SPI = 16, 16, 32
@@ -29,7 +29,7 @@ ITS_ID = 0
 CONDUITS = {"hvc": t.ARM_PSCI_USE_HVC, "smc": 0}
 
 _REQUIRED = frozenset(("gic",))
-_OPTIONAL = frozenset(("topology", "timers", "psci", "gpio"))
+_OPTIONAL = frozenset(("topology", "cpu_hotplug", "timers", "psci", "gpio"))
 
 
 def build(spec: ArmSpec) -> Blob:
@@ -43,6 +43,8 @@ def build(spec: ArmSpec) -> Blob:
         raise ValueError(f"ACPI psci {psci!r}: hvc or smc")
     threads, cores, clusters, packages = spec.get("topology") or (1, len(uids), 1, 1)
     tree = arm.processor_tree(packages, clusters, cores, threads, uids)
+    if hotplug := spec.get("cpu_hotplug"):
+        spec = _with_cpu_hotplug(spec, uids, hotplug, arm.processor_paths(tree))
     ged, gpio = spec.get("ged"), spec.get("gpio")
     serial = [_wired(port) for port in spec.get("serial", ())]
     wired: ArmSpec = {**spec, "segments": [_segment(segment) for segment in spec["segments"]]}
@@ -72,6 +74,32 @@ def build(spec: ArmSpec) -> Blob:
         return [*out, arm.pptt(tree, ids)]
 
     return assemble(spec, ids, dsdt, tables, lambda: _cpu_affinities(spec, uids), MAX_SIZE)
+
+
+def _with_cpu_hotplug(
+    spec: ArmSpec, uids: Sequence[int], hotplug: CpuHotplug, paths: Sequence[str]
+) -> ArmSpec:
+    """The description with the AML of CPUs that come and go; what the MADT says is enabled stays."""
+    from . import cpu_hotplug as c
+
+    def described(index: int, cpu: ArmCpu) -> ArmCpu:
+        if index < hotplug["fixed"]:
+            return cpu
+        entry = m.gicc(uids[index], cpu["mpidr"], m.GICC_ENABLED, performance_gsiv=_performance_gsiv(cpu))
+        return {**cpu, "aml": c.processor(index, entry)}
+
+    cpus = [described(index, cpu) for index, cpu in enumerate(spec["cpus"])]
+    return {
+        **spec,
+        "cpus": cpus,
+        "cpus_aml": c.methods(len(cpus), paths=paths, absent=c.DISABLED),
+        "extra": [*spec.get("extra", ()), c.controller(hotplug["address"])],
+        "scan": {**spec.get("scan", {}), "cpu": c.SCAN},
+    }
+
+
+def _performance_gsiv(cpu: ArmCpu) -> int:
+    return ppi(cpu["pmu_ppi"]) if "pmu_ppi" in cpu else 0
 
 
 def gsiv(gsi: int) -> int:
@@ -127,8 +155,7 @@ def _madt(spec: ArmSpec, uids: Sequence[int], ids: t.Ids) -> bytes:
         # Only a device with AML of its own can ever say that its processor has come.
         absent = m.GICC_ONLINE_CAPABLE if cpu.get("aml") else 0
         flags = m.GICC_ENABLED if cpu.get("enabled", True) else absent
-        pmu = ppi(cpu["pmu_ppi"]) if "pmu_ppi" in cpu else 0
-        structures.append(m.gicc(uid, cpu["mpidr"], flags, performance_gsiv=pmu))
+        structures.append(m.gicc(uid, cpu["mpidr"], flags, performance_gsiv=_performance_gsiv(cpu)))
     structures += [m.gicd(0, gic["dist"], 3), m.gicr(*gic["redist"])]
     its = gic.get("its")
     if its is not None:

@@ -12,11 +12,12 @@ from . import resources as r
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 SIZE = 0xC
 SCAN = "\\_SB.CPUS.CSCN"  # for `scan["cpu"]` of a machine description
 DEVICE_CHECK, EJECT_REQUEST = 1, 3  # notification values (ACPI 6.5 §5.6.6)
+DISABLED = 0xD  # _STA of what is there and not enabled (ACPI 6.5 §6.3.7): all that Arm's CPUs may be
 
 
 def scan_methods(
@@ -50,13 +51,13 @@ def scan_methods(
     )
 
 
-def status_method(name: str, lock: str, select: str, present: str) -> bytes:
-    """The method that a unit's `_STA` calls with its number: 0xf if it is there."""
+def status_method(name: str, lock: str, select: str, present: str, absent: int = 0) -> bytes:
+    """The method that a unit's `_STA` calls with its number: 0xf if it is there, `absent` if not."""
     return a.method(
         name, 1,
         a.acquire(lock),
         a.store(a.ARG0, select),
-        a.store(0, a.LOCAL0),
+        a.store(absent, a.LOCAL0),
         a.if_(a.l_equal(present, 1), a.store(0xF, a.LOCAL0)),
         a.release(lock),
         a.return_(a.LOCAL0),
@@ -79,16 +80,20 @@ def controller(address: int) -> bytes:
     )
 
 
-def methods(count: int) -> bytes:
-    r"""What `\_SB.CPUS` needs for `count` possible CPUs (`cpus_aml` of a machine description)."""
+def methods(count: int, *, paths: Sequence[str] = (), absent: int = 0) -> bytes:
+    r"""What `\_SB.CPUS` needs for `count` possible CPUs (`cpus_aml` of a machine description).
+
+    paths    where their devices are, if not in `\_SB.CPUS` itself
+    absent   `_STA` of one that is not there: 0, or DISABLED
+    """
     if count > 0x1000:
         raise ValueError(f"{count} CPUs; the names C000..CFFF tell 4096 apart")
     lock, select = "\\_SB.PRES.CPLK", "\\_SB.PRES.CSEL"
     return b"".join((
-        status_method("CSTA", lock, select, "\\_SB.PRES.CPEN"),
+        status_method("CSTA", lock, select, "\\_SB.PRES.CPEN", absent),
         a.method("CEJ0", 1, a.acquire(lock), a.store(a.ARG0, select), a.store(1, "\\_SB.PRES.CEJ0"),
                  a.release(lock), serialized=True),
-        scan_methods("CSCN", "CTFY", count, lambda n: f"C{n:03X}", lock, select,
+        scan_methods("CSCN", "CTFY", count, lambda n: paths[n] if paths else f"C{n:03X}", lock, select,
                      "\\_SB.PRES.CINS", "\\_SB.PRES.CRMV"),
     ))
 

@@ -95,6 +95,13 @@ class Serial(TypedDict):
     size: NotRequired[int]
 
 
+class CpuHotplug(TypedDict):
+    """Registers of CPU hot plug, and how many CPUs, from the first on, are always there."""
+
+    address: int
+    fixed: int
+
+
 class ArmSerial(TypedDict):
     """A PL011 or PL061: 4 KiB of registers and an interrupt."""
 
@@ -182,6 +189,7 @@ class ArmSpec(CommonSpec):
     cpus: Sequence[ArmCpu]
     gic: Gic
     topology: NotRequired[Sequence[int]]
+    cpu_hotplug: NotRequired[CpuHotplug]
     timers: NotRequired[Sequence[int]]
     psci: NotRequired[str]
     serial: NotRequired[Sequence[ArmSerial]]
