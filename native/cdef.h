@@ -67,7 +67,7 @@ uint64_t vmm_irq_commits(vmm_vm *vm);
 int vmm_vcpu_new(vmm_vm *vm, unsigned index, unsigned long id);
 int vmm_vcpu_fd(vmm_vm *vm, unsigned index);
 int vmm_vcpu_affinity(vmm_vm *vm, unsigned index, const uint16_t *cpus, int n);
-int vmm_vcpus_start(vmm_vm *vm, int paused);
+int vmm_vcpus_start(vmm_vm *vm, unsigned n, int paused);
 int vmm_vcpu_start(vmm_vm *vm, unsigned index);
 void vmm_vcpu_stop(vmm_vm *vm, unsigned index);
 int vmm_vcpus_nmi(vmm_vm *vm);

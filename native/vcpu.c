@@ -267,8 +267,8 @@ static int start_thread(struct vmm_vcpu *v, bool look) {
   return 0;
 }
 
-/* Make the threads. With `paused` they wait for vmm_vcpus_resume(). */
-int vmm_vcpus_start(vmm_vm *vm, int paused) {
+/* Make the threads of the first n. With `paused` they wait for vmm_vcpus_resume(). */
+int vmm_vcpus_start(vmm_vm *vm, unsigned n, int paused) {
   struct sigaction sa = {.sa_handler = on_kick};
   sigaction(KICK, &sa, NULL);
   sigset_t all, old;
@@ -276,7 +276,7 @@ int vmm_vcpus_start(vmm_vm *vm, int paused) {
   pthread_sigmask(SIG_SETMASK, &all, &old);
   int err = 0;
   atomic_store(&vm->want, paused ? VMM_RUN_PAUSED : VMM_RUN_RUNNING);
-  for (unsigned i = 0; i < vm->n_vcpus && !err; i++) {
+  for (unsigned i = 0; i < n && i < vm->n_vcpus && !err; i++) {
     struct vmm_vcpu *v = vm->vcpu[i];
     if (v && !atomic_load(&v->tid)) err = start_thread(v, paused);
   }

@@ -103,7 +103,7 @@ void guest_start(vmm_vm *vm, unsigned n) {
     sem_init(&cpu[i].done, 0, 0);
     CHECK(vmm_vcpu_new(vm, i, i) >= 0);
   }
-  EQ(vmm_vcpus_start(vm, 0), 0);
+  EQ(vmm_vcpus_start(vm, n, 0), 0);
 }
 
 static void request(unsigned index, const struct kvm_run *run, uint64_t value, uint32_t size) {

@@ -42,6 +42,8 @@ class Platform:
     msi_device_ids = False
     #: where I/O ports are in memory, [address, ports]; None: the CPU has instructions for them
     ports: tuple[int, int] | None = None
+    #: whether KVM makes no vCPU later than the others: those that may be plugged in are made with them
+    all_vcpus_first = False
     #: why the number of CPUs cannot change in a machine without a controller for them
     fixed_cpus = "cpus: this VM was made with one CPU and without room for more (--cpus max=)"
     #: what else to say when KVM gives up on a vCPU
@@ -68,6 +70,9 @@ class Platform:
     def revive_vcpu(self, index: int, fd: int) -> None:
         """A vCPU that was unplugged is plugged in again: it waits to be started, as a new one. Raises VmmError."""
         raise VmmError("this architecture's CPUs stay as they are while the VM runs")
+
+    def put_away_vcpu(self, index: int, fd: int) -> None:
+        """KVM has this vCPU, whose thread does not run, and the guest has not: it must not be able to start it."""
 
     def map_ram(self, gpa: int, size: int) -> bool:
         """Show RAM that the plan's tables do not have in the guest's memory map; False: there is no way to."""
@@ -241,6 +246,10 @@ class Machine:
             self.cpu_hotplug = self._controller(0, place["address"], cpus["max"])
             for index in self.vcpus:
                 lib.vmm_hotplug_insert(self.cpu_hotplug, index, 0, 0, False)
+            if self.platform.all_vcpus_first:
+                for index in range(cpus["boot"], cpus["max"]):
+                    self._make_vcpu(index)
+                    self.platform.put_away_vcpu(index, lib.vmm_vcpu_fd(self.vm, index))
         if place := platform.get("memory_hotplug"):
             self.memory_hotplug = self._controller(1, place["address"], place["slots"])
 
@@ -263,8 +272,11 @@ class Machine:
         """Make vCPU `index`, or have one that was unplugged be as new; its thread is not started. Raises VmmError."""
         if index in self._made:
             self.platform.revive_vcpu(index, lib.vmm_vcpu_fd(self.vm, index))
-            self.vcpus.append(index)
-            return
+        else:
+            self._make_vcpu(index)
+        self.vcpus.append(index)
+
+    def _make_vcpu(self, index: int) -> None:
         fd = lib.vmm_vcpu_fd(self.vm, index)
         if fd < 0:  # else one whose making failed half-way: KVM keeps it
             fd = check(self.vm, lib.vmm_vcpu_new(self.vm, index, self.platform.vcpu_id(index)))
@@ -272,7 +284,6 @@ class Machine:
         affinity = (self.plan["cpus"].get("affinity") or {}).get(index)
         if affinity:
             check(self.vm, lib.vmm_vcpu_affinity(self.vm, index, affinity, len(affinity)))
-        self.vcpus.append(index)
         self._made.add(index)
 
     def _build_pci(self, segments: list[dict[str, Any]]) -> None:
@@ -350,7 +361,7 @@ class Machine:
         if not paused:
             self._all("activated")
         self.state = "created" if paused else "running"
-        check(self.vm, lib.vmm_vcpus_start(self.vm, paused))
+        check(self.vm, lib.vmm_vcpus_start(self.vm, len(self.vcpus), paused))
 
     def pause(self) -> None:
         """Returns once no vCPU runs and every device is quiet. Raises VmmError unless running."""

@@ -31,6 +31,9 @@ def check_cpus(machine: Machine, wanted: int) -> None:
     most = machine.plan["cpus"]["max"]
     if not 1 <= wanted <= most:
         raise VmmError(f"cpus: {wanted} is not 1 to {most}, the most that this VM was made for (--cpus max=)")
+    least = (machine.plan["platform"].get("cpu_hotplug") or {}).get("fixed", 1)
+    if wanted < least:
+        raise VmmError(f"cpus: the first {least}, those of --cpus boot=, cannot be taken out")
     if machine.cpu_hotplug == ffi.NULL and wanted != machine.plan["cpus"]["boot"]:
         raise VmmError(machine.platform.fixed_cpus)
 
@@ -77,6 +80,7 @@ def _stop(machine: Machine, index: int) -> None:
     lib.vmm_vcpu_stop(machine.vm, index)
     if index in machine.vcpus:
         machine.vcpus.remove(index)
+        machine.platform.put_away_vcpu(index, lib.vmm_vcpu_fd(machine.vm, index))
 
 
 def take_ejected(machine: Machine) -> None:
