@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import lab_suites
-from vmm_testkit.arch import ARCHES
+from vmm_testkit.arch import ARCHES, NEXT_SUITE, SUITE
 from vmm_testkit.kernels import KernelError, debian_kernel
 from vmm_testkit.lab_session import LabMissing
 from vmm_testkit.qemu import lab_qemu
@@ -29,6 +29,10 @@ def main() -> int:
     except (LabMissing, KernelError) as error:
         print(f"lab-aarch64: skipped: {error}")
         return 0
+    try:
+        debian_kernel(ARCH.flavours[0], suite=NEXT_SUITE)
+    except KernelError as error:
+        print(f"lab-aarch64: without the tests that need a newer kernel than Debian's {SUITE} has: {error}")
     try:
         debian_root(cloud).build()
     except RootError as error:

@@ -92,7 +92,7 @@ def test_an_nmi_reaches_the_guest(running: Served) -> None:
     assert running.end()[0] == ExitCode.TRIPLE_FAULT
 
 
-@pytest.mark.arch("x86_64", reason="Arm has a fixed number of CPUs")
+@pytest.mark.arch("x86_64", reason="Arm without ACPI has a fixed number of CPUs")
 def test_sizes(api: Served, forever: Path) -> None:
     api.create(forever, cpus={"boot_vcpus": 1, "max_vcpus": 3}, balloon={"size": 0},
                memory={"size": 128 * MIB, "hotplug_size": 512 * MIB})  # fmt: skip

@@ -74,7 +74,7 @@ def test_pause_and_resume(running: Served) -> None:
     assert running.info()["state"] == {0: "Running", 1: "Paused"}[balance]
 
 
-@pytest.mark.arch("x86_64", reason="Arm has a fixed number of CPUs")
+@pytest.mark.arch("x86_64", reason="Arm without ACPI has a fixed number of CPUs")
 def test_resizes_during_pauses(api: Served, forever: Path) -> None:
     """All of them are carried out, whether the VM runs at that moment or stands; none changes which it does."""
     api.create(forever, cpus={"boot_vcpus": 1, "max_vcpus": 8}, memory={"size": 64 * MIB, "hotplug_size": 1024 * MIB})

@@ -23,6 +23,9 @@ int arch_create(arch_t *a);
 uint32_t arch_features(arch_t *a, uint32_t wanted);
 /* A vCPU at its reset; `off`: until another one starts it (PSCI). -ENXIO if it is not the CPU of `mpidr`. */
 int arch_init_vcpu(arch_t *a, int fd, uint32_t features, int off, uint64_t mpidr);
+/* One whose thread does not run: no other can start it, until it is revived to wait for that. */
+int arch_put_away_vcpu(arch_t *a, int fd);
+int arch_revive_vcpu(arch_t *a, int fd, uint32_t features);
 /* When all vCPUs are there. */
 int arch_init_gic(arch_t *a, const struct arch_gic *where);
 /* After arch_init_gic(): overflow interrupts of a vCPU's PMU are INTID `irq` (16 to 31). */

@@ -66,7 +66,8 @@ static int get_reg(arch_t *a, int fd, uint64_t id, uint64_t *value) {
   return arch_ioctl(a, fd, KVM_GET_ONE_REG, "KVM_GET_ONE_REG", &reg);
 }
 
-int arch_init_vcpu(arch_t *a, int fd, uint32_t features, int off, uint64_t mpidr) {
+/* The same for a vCPU each time: old kernels refuse another ARM_POWER_OFF than the first. */
+static int init_vcpu(arch_t *a, int fd, uint32_t features, int off) {
   struct arm_vcpu_init init;
   memset(&init, 0, sizeof(init));
   int r = arch_ioctl(a, a->api->vm_fd(a->vm), ARM_PREFERRED_TARGET, "KVM_ARM_PREFERRED_TARGET", &init);
@@ -76,7 +77,12 @@ int arch_init_vcpu(arch_t *a, int fd, uint32_t features, int off, uint64_t mpidr
   if (features & ARCH_SVE) init.features[0] |= 1u << ARM_SVE;
   if (features & ARCH_PMU) init.features[0] |= 1u << ARM_PMU_V3;
   if (features & ARCH_PAUTH) init.features[0] |= 1u << ARM_PAUTH_ADDRESS | 1u << ARM_PAUTH_GENERIC;
-  if ((r = arch_ioctl(a, fd, ARM_VCPU_INIT, "KVM_ARM_VCPU_INIT", &init)) < 0) return r;
+  return arch_ioctl(a, fd, ARM_VCPU_INIT, "KVM_ARM_VCPU_INIT", &init);
+}
+
+int arch_init_vcpu(arch_t *a, int fd, uint32_t features, int off, uint64_t mpidr) {
+  int r = init_vcpu(a, fd, features, off);
+  if (r < 0) return r;
   if (features & ARCH_SVE) { /* with all vector lengths of the host, which is what KVM offers at first */
     int what = ARM_SVE;
     if ((r = arch_ioctl(a, fd, ARM_VCPU_FINALIZE, "KVM_ARM_VCPU_FINALIZE", &what)) < 0) return r;
@@ -88,6 +94,19 @@ int arch_init_vcpu(arch_t *a, int fd, uint32_t features, int off, uint64_t mpidr
     return -ENXIO;
   }
   return 0;
+}
+
+/* PSCI's CPU_ON finds it running already, and so does nothing. */
+int arch_put_away_vcpu(arch_t *a, int fd) {
+  struct kvm_mp_state state = {.mp_state = KVM_MP_STATE_RUNNABLE};
+  return arch_ioctl(a, fd, KVM_SET_MP_STATE, "KVM_SET_MP_STATE", &state);
+}
+
+/* As after its reset: it waits for CPU_ON. */
+int arch_revive_vcpu(arch_t *a, int fd, uint32_t features) {
+  struct kvm_mp_state state = {.mp_state = KVM_MP_STATE_STOPPED};
+  int r = init_vcpu(a, fd, features, 1);
+  return r < 0 ? r : arch_ioctl(a, fd, KVM_SET_MP_STATE, "KVM_SET_MP_STATE", &state);
 }
 
 int arch_init_pmu(arch_t *a, int fd, uint32_t irq) {

@@ -29,7 +29,7 @@ static struct {
   int no_its, no_gic;
   struct {
     uint32_t features;
-    int inited, finalized, pmu_irq, pmu;
+    int inited, finalized, pmu_irq, pmu, stopped;
     uint64_t pc, x0;
   } cpu[CPUS];
   int gic, its; /* descriptors; 0: not made */
@@ -95,6 +95,8 @@ static int one_reg(int fd, const struct kvm_one_reg *reg, int set) {
 static int vcpu_init(int fd, const struct arm_vcpu_init *init) {
   if ((fd != CPU0 && fd != CPU1) || init->target != 5 || !(init->features[0] >> 2 & 1)) return no(EINVAL);
   if (kvm.lacks == KVM_CAP_ARM_SVE && init->features[0] >> 4 & 1) return no(EINVAL);
+  if (kvm.cpu[fd - CPU0].inited && kvm.cpu[fd - CPU0].features != init->features[0]) return no(EINVAL);
+  kvm.cpu[fd - CPU0].stopped = init->features[0] & 1;
   kvm.cpu[fd - CPU0].features = init->features[0];
   kvm.cpu[fd - CPU0].inited = 1;
   return 0;
@@ -110,6 +112,7 @@ int __wrap_ioctl(int fd, unsigned long request, ...) {
   if (request == KVM_ENABLE_CAP) return no(EINVAL); /* an old kernel: it must do without */
   if (request == KVM_CREATE_DEVICE) return device(arg);
   if (request == KVM_SET_DEVICE_ATTR) return set_attr(fd, arg);
+  if (request == KVM_SET_MP_STATE) return kvm.cpu[fd - CPU0].stopped = *(uint32_t *)arg == KVM_MP_STATE_STOPPED, 0;
   if (request == KVM_SET_ONE_REG) return one_reg(fd, arg, 1);
   if (request == KVM_GET_ONE_REG) return one_reg(fd, arg, 0);
   if (request == 0x8020aeaful) return ((uint32_t *)arg)[0] = 5, 0; /* KVM_ARM_PREFERRED_TARGET */
@@ -194,6 +197,20 @@ static void test_less(void) {
   arch_free(a);
 }
 
+static void test_unplugged(void) {
+  arch_t *a = start();
+  CHECK(arch_create(a) == 0);
+  CHECK(arch_init_vcpu(a, CPU0, ARCH_SVE, 0, 0) == 0 && arch_init_vcpu(a, CPU1, ARCH_SVE, 1, 1) == 0);
+  CHECK(!kvm.cpu[0].stopped && kvm.cpu[1].stopped);
+  CHECK(arch_init_gic(a, &where) == 0);
+  for (int i = 0; i < 2; i++) {
+    CHECK(arch_put_away_vcpu(a, CPU1) == 0 && !kvm.cpu[1].stopped); /* CPU_ON: already on */
+    CHECK(arch_revive_vcpu(a, CPU1, ARCH_SVE) == 0 && kvm.cpu[1].stopped);
+  }
+  CHECK(arch_revive_vcpu(a, CPU1, 0) == -EINVAL);
+  arch_free(a);
+}
+
 static void test_clock(void) {
   arch_t *a = start();
   CHECK(arch_init_vcpu(a, CPU0, 0, 0, 0) == 0);
@@ -230,7 +247,7 @@ int main(int argc, char **argv) {
   static const struct {
     const char *name;
     void (*fn)(void);
-  } tests[] = {{"machine", test_machine}, {"less", test_less}, {"clock", test_clock},
+  } tests[] = {{"machine", test_machine}, {"less", test_less}, {"unplugged", test_unplugged}, {"clock", test_clock},
                {"refused", test_refused}};
   for (size_t i = 0; argc == 2 && i < sizeof(tests) / sizeof(tests[0]); i++)
     if (!strcmp(argv[1], tests[i].name)) {

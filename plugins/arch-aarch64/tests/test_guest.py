@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 from vmm_testkit.guest import DebianGuest, default_vmm
+from vmmcore import GuestError, Vm, VmConfig
+
+FIRMWARE = Path("/usr/share/AAVMF/AAVMF_CODE.fd")
 
 pytestmark = [pytest.mark.linux_guest, pytest.mark.arch("aarch64", reason="the AArch64 machine")]
 
@@ -46,13 +49,35 @@ def test_random_bytes_differ_from_boot_to_boot(debian_guest: Callable[..., Debia
     assert guest.poweroff() == 0
 
 
+def image(path: Path, *code: int) -> Path:
+    """A kernel Image of these instructions."""
+    header = struct.pack("<IIQQQ24sII", 0x14000010, 0, 0, 0x10000, 0xA, b"", 0x644D5241, 0)  # b 0x40
+    path.write_bytes((header + struct.pack(f"<{len(code)}I", *code)).ljust(0x2000, b"\0"))
+    return path
+
+
+def test_cpus_that_stay(tmp_path: Path) -> None:
+    """How a stock kernel takes and gives back the others: tests/lab/test_resize.py."""
+    if not FIRMWARE.exists():
+        pytest.skip(f"{FIRMWARE} is missing: apt-get install qemu-efi-aarch64")
+    with Vm(VmConfig(firmware=str(FIRMWARE), memory="128M", cpus="boot=2,max=4", id="cpus")) as vm:
+        vm.boot()
+        for number, said in (0, "is not 1 to 4"), (1, "the first 2, those of --cpus boot="), (5, "is not 1 to 4"):
+            with pytest.raises(GuestError, match=said):
+                vm.resize(cpus=number)
+        vm.resize(cpus=4)
+        vm.resize(cpus=2)
+        assert vm.info()["vcpus"] == 4, "the firmware ejects none"
+    with Vm(VmConfig(kernel=str(image(tmp_path / "Image", 0x14000000)), memory="128M", cpus="boot=1,max=2")) as vm:
+        vm.boot()
+        with pytest.raises(GuestError, match="--firmware"):
+            vm.resize(cpus=2)
+
+
 def test_registers_of_a_vcpu_that_kvm_gave_up_on(tmp_path: Path) -> None:
-    # b 0x40, and at 0x40: mov x5, #0x1234; mov x1, #0x9000000; ldp x2, x3, [x1]; b .
-    code = struct.pack("<4I", 0xD2824685, 0xD2A12001, 0xA9400C22, 0x14000000)
-    header = struct.pack("<IIQQQ24sII", 0x14000010, 0, 0, 0x10000, 0xA, b"", 0x644D5241, 0)
-    image = tmp_path / "Image"
-    image.write_bytes((header + code).ljust(0x2000, b"\0"))
-    done = subprocess.run([*default_vmm(), "--kernel", image, "--serial", "null", "--memory", "64M"],
+    # mov x5, #0x1234; mov x1, #0x9000000; ldp x2, x3, [x1]; b .
+    loads = image(tmp_path / "Image", 0xD2824685, 0xD2A12001, 0xA9400C22, 0x14000000)
+    done = subprocess.run([*default_vmm(), "--kernel", loads, "--serial", "null", "--memory", "64M"],
                           capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 8, done.stderr
     first, *registers = done.stderr.splitlines()

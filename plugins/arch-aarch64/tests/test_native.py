@@ -26,7 +26,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return program
 
 
-@pytest.mark.parametrize("part", ["machine", "less", "clock", "refused"])
+@pytest.mark.parametrize("part", ["machine", "less", "unplugged", "clock", "refused"])
 def test_native(harness: pathlib.Path, part: str) -> None:
     run = subprocess.run([harness, part], capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stdout + run.stderr

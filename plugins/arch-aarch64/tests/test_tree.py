@@ -154,6 +154,19 @@ def test_firmware_has_acpi_tables(context: Any) -> None:
     assert made.layout.extra["acpi"].data.startswith(b"RSD PTR ")
 
 
+def test_cpus_that_come_later(context: Any) -> None:
+    entry = {"protocol": "firmware", "pc": 0}
+    made = context(cpus="boot=2,max=4")
+    front.finish(made, entry)
+    assert made.plan["platform"]["cpu_hotplug"] == {"address": 0x09041000, "fixed": 2}
+    assert b"PRES" in made.loads[0x40200000]
+    assert (0x09041000, 4096) in made.claims
+    front.finish(made := context(cpus="2"), entry)
+    assert "cpu_hotplug" not in made.plan["platform"]
+    front.finish(made := context(cpus="boot=2,max=4"), ENTRY)  # nobody would tell the guest
+    assert "cpu_hotplug" not in made.plan["platform"]
+
+
 def test_memory_that_comes_later(context: Any) -> None:
     entry = {"protocol": "firmware", "pc": 0}
     made = context(memory="512M,hotplug_size=1G")

@@ -12,7 +12,8 @@ GIC_REDIST_SIZE = 128 * KIB  # of each vCPU
 GIC_ITS_SIZE = 128 * KIB
 # 0x09000000, 0x09010000, 0x09020000 and 0x09030000: PL011, PL031, PL061 and fw_cfg, which claim them themselves
 GED = 0x09040000  # the generic event device's byte
-MEMORY_HOTPLUG = GED + 2 * 4096  # registers of memory hot plug
+CPU_HOTPLUG = GED + 4096  # registers of CPU hot plug
+MEMORY_HOTPLUG = GED + 2 * 4096  # of memory hot plug
 PCI_HOTPLUG = GED + 3 * 4096  # and of PCI hot plug
 PORTS, PORTS_SIZE = 0x09050000, 64 * KIB  # I/O ports of PCI
 PORT_MIN = 0x1000  # of BARs; Linux gives out none below

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from vmmcore.front.planning import PlanContext
 
 PCI_SLOTS = 32
+#: parts of ``plan["platform"]`` that are a page of registers
+PAGES = ("ged", "cpu_hotplug", "memory_hotplug", "pci_hotplug")
 
 
 def finish(context: PlanContext, entry: dict[str, Any] | None) -> None:
@@ -101,7 +103,10 @@ def _firmware_tables(context: PlanContext, platform: dict[str, Any]) -> None:
     """ACPI tables: for fw_cfg if it is there, else in memory."""
     platform["ged"] = {"address": at.GED, "gsi": context.gsi(at.GED_GSI)}
     platform["pci_hotplug"] = {"address": at.PCI_HOTPLUG}
-    if context.layout.hotplug and context.config.memory.hotplug_method == "acpi":
+    config = context.config
+    if config.cpus.max > config.cpus.boot:
+        platform["cpu_hotplug"] = {"address": at.CPU_HOTPLUG, "fixed": config.cpus.boot}
+    if context.layout.hotplug and config.memory.hotplug_method == "acpi":
         from vmm_acpi import memory_hotplug
 
         platform["memory_hotplug"] = {"address": at.MEMORY_HOTPLUG, "slots": memory_hotplug.SLOTS}
@@ -147,6 +152,8 @@ def acpi(context: PlanContext, platform: dict[str, Any]) -> Blob:
         "reserved": [(address, 4096) for address in _registers(platform)],
         "extra": [node for nodes in context.hooks.vmm_acpi_nodes(context=context) for node in nodes],
     }
+    if "cpu_hotplug" in platform:
+        spec["cpu_hotplug"] = platform["cpu_hotplug"]
     if "memory_hotplug" in platform:
         from vmm_acpi import memory_hotplug as hotplug
 
@@ -167,7 +174,7 @@ def acpi(context: PlanContext, platform: dict[str, Any]) -> Blob:
 
 def _registers(platform: dict[str, Any]) -> list[int]:
     """Pages of registers that the tables speak of."""
-    return [platform[part]["address"] for part in ("ged", "memory_hotplug", "pci_hotplug") if part in platform]
+    return [platform[part]["address"] for part in PAGES if part in platform]
 
 
 def _places(context: PlanContext, key: str) -> list[dict[str, int]]:

@@ -29,7 +29,8 @@ class Platform(Base):
     irqchip, irq_pins = 0, at.IRQS - 32
     irq_line_base = 1 << 24 | 32  # KVM_ARM_IRQ_TYPE_SPI, and the first SPI's INTID
     msi_device_ids = True
-    fixed_cpus = "cpus: KVM makes no vCPU on Arm once the interrupt controller is set up, so their number cannot change"
+    all_vcpus_first = True
+    fixed_cpus = "cpus: their number cannot change: that takes --cpus max= beyond boot=, and ACPI (--firmware)"
     ports = (at.PORTS, at.PORTS_SIZE)
 
     def __init__(self, machine: Any) -> None:
@@ -62,6 +63,12 @@ class Platform(Base):
         mpidr = self._plan["mpidrs"][index]
         self._check(lib.arch_init_vcpu(self._arch, fd, self._features, index > 0, mpidr))
         self._vcpus.append(fd)
+
+    def put_away_vcpu(self, index: int, fd: int) -> None:
+        self._check(lib.arch_put_away_vcpu(self._arch, fd))
+
+    def revive_vcpu(self, index: int, fd: int) -> None:
+        self._check(lib.arch_revive_vcpu(self._arch, fd, self._features))
 
     def realize(self) -> None:
         gic = self._plan["gic"]
