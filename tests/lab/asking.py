@@ -10,20 +10,17 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pytest
+from vmm_testkit.firmware import with_acpi
 from vmm_testkit.guest import DebianGuest
 from vmm_testkit.initramfs import Initramfs
 from vmm_testkit.kernels import Kernel
 
 VMM = [sys.executable, str(Path(__file__).with_name("asked_vmm.py"))]
 MIB, GIB = 1 << 20, 1 << 30
-#: the firmware by which an Arm machine has ACPI, and the word that Linux needs then, which has a device tree, too
-FIRMWARE = Path("/usr/share/AAVMF/AAVMF_CODE.fd")
-ACPI = "acpi=force"
 
 
 class Asked:
@@ -53,12 +50,8 @@ def running(
     kernel: Kernel, tmp_path: Path, *modules: str, acpi: bool = False, programs: Sequence[str] = (), **keywords: Any
 ) -> Iterator[tuple[DebianGuest, Asked]]:
     """A guest and its VM; with ACPI on every architecture, if `acpi` is set."""
-    if acpi and kernel.arch.name == "aarch64":
-        if not FIRMWARE.exists():
-            pytest.skip(f"{FIRMWARE} is missing: apt-get install qemu-efi-aarch64")
-        keywords["args"] = [*keywords.get("args", ()), "--firmware", str(FIRMWARE)]
-        keywords["cmdline"] = f"{ACPI} {keywords.get('cmdline', '')}"
-        keywords.setdefault("boot_timeout", 300)
+    if acpi:
+        keywords = with_acpi(kernel.arch, **keywords)
     path = tmp_path / "ask"
     image = Initramfs(kernel, modules=modules, programs=programs).build()
     with DebianGuest(kernel, image, vmm=VMM, env={**os.environ, "VMM_ASK": str(path)}, **keywords) as guest:
@@ -83,9 +76,17 @@ def runner(guest: DebianGuest) -> int:
 def holds(guest: DebianGuest, ask: Asked) -> tuple[int, list[str], int]:
     """Descriptors, threads and KVM memory slots of a VM, without io_uring's threads, which the kernel keeps at will."""
     process = Path(f"/proc/{runner(guest)}")
-    names = sorted(comm.read_text().strip() for comm in process.glob("task/*/comm"))
-    return (len(list(process.glob("fd/*"))), [name for name in names if not name.startswith("iou-")],
+    return (len(list(process.glob("fd/*"))), [name for name in threads(process) if not name.startswith("iou-")],
             ask("info")["memory_slots"])
+
+
+def threads(process: Path) -> list[str]:
+    """Names of a process's threads; one that has ended is there a moment longer."""
+    names = []
+    for task in process.glob("task/*"):
+        with suppress(OSError):
+            names.append((task / "comm").read_text().strip())
+    return sorted(names)
 
 
 def resident(guest: DebianGuest, kind: str = "VmRSS") -> int:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from asking import ACPI, FIRMWARE
 from test_dmesg import MACHINES, QEMU, complaints
 from test_power_button import VMM, shut_down_by_the_button
+from vmm_testkit.firmware import CODE, MISSING, WORD, with_acpi
 from vmm_testkit.guest import DebianGuest
 from vmm_testkit.initramfs import Initramfs
 from vmm_testkit.kernels import Kernel
@@ -22,7 +22,7 @@ MODULES = ["button", "evdev", "virtio_pci", "virtio_blk"]
 pytestmark = [
     pytest.mark.linux_guest,
     pytest.mark.arch("aarch64", reason="the firmware is for AArch64; x86-64 machines have ACPI tables without any"),
-    pytest.mark.skipif(not FIRMWARE.exists(), reason=f"{FIRMWARE} is missing: apt-get install qemu-efi-aarch64"),
+    pytest.mark.skipif(not CODE.exists(), reason=MISSING),
 ]
 
 
@@ -30,8 +30,8 @@ pytestmark = [
 def guest(request: pytest.FixtureRequest, kernel_of: Callable[[str], Kernel],
           image: Callable[..., Path]) -> Iterator[DebianGuest]:
     kernel = kernel_of(request.param)
-    with DebianGuest(kernel, Initramfs(kernel, modules=MODULES).build(), vmm=VMM, cpus="boot=2", cmdline=ACPI,
-                     args=["--firmware", str(FIRMWARE), "--disk", str(image(8))], boot_timeout=300) as guest:
+    with DebianGuest(kernel, Initramfs(kernel, modules=MODULES).build(), vmm=VMM, cpus="boot=2",
+                     **with_acpi(kernel.arch, args=["--disk", str(image(8))])) as guest:  # fmt: skip
         yield guest
 
 
@@ -41,10 +41,9 @@ def test_no_warning_that_qemu_does_not_give(kernel_of: Callable[[str], Kernel],
         pytest.skip(f"needs QEMU to compare with: apt-get install {PROGRAMS['aarch64']}")
     kernel, initramfs = kernel_of("standard"), initramfs_of("standard")
     qemu = [*QEMU, *MACHINES["aarch64"][0], "-smp", "2", "-bios", str(BIOS)]
-    with DebianGuest(kernel, initramfs, cmdline=ACPI, argv=qemu, boot_timeout=300) as guest:
+    with DebianGuest(kernel, initramfs, cmdline=WORD, argv=qemu, boot_timeout=300) as guest:
         known = complaints(guest)
-    with DebianGuest(kernel, initramfs, cmdline=ACPI, cpus="boot=2", args=["--firmware", str(FIRMWARE)],
-                     boot_timeout=300) as guest:
+    with DebianGuest(kernel, initramfs, cpus="boot=2", **with_acpi(kernel.arch)) as guest:
         assert sorted(complaints(guest) - known) == []
 
 

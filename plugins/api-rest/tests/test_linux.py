@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from vmm_testkit.arch import arch_of
+from vmm_testkit.firmware import with_acpi
 from vmm_testkit.guest import DebianGuest
 
 from vmm_api_rest.client import Client
@@ -30,7 +32,7 @@ def test_a_disk_comes_and_goes_with_the_guests_consent(
     image.touch()
     os.truncate(image, 8 * MIB)
     api = Client(tmp_path / "api.sock")
-    guest = debian_guest("--api-socket", api.path, modules=MODULES)
+    guest = debian_guest("--api-socket", api.path, **with_acpi(arch_of(), modules=MODULES))
     for number in range(3):
         size = (8 + 8 * number) * MIB
         answer = api.call("PUT", "vm.add-disk", {"path": str(image), "id": "data", "serial": f"N{number}"})

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from vmm_testkit.firmware import CODE, MISSING
 from vmm_testkit.guest import DebianGuest, default_vmm
 from vmmcore import GuestError, Vm, VmConfig
-
-FIRMWARE = Path("/usr/share/AAVMF/AAVMF_CODE.fd")
 
 pytestmark = [pytest.mark.linux_guest, pytest.mark.arch("aarch64", reason="the AArch64 machine")]
 
@@ -58,9 +57,9 @@ def image(path: Path, *code: int) -> Path:
 
 def test_cpus_that_stay(tmp_path: Path) -> None:
     """How a stock kernel takes and gives back the others: tests/lab/test_resize.py."""
-    if not FIRMWARE.exists():
-        pytest.skip(f"{FIRMWARE} is missing: apt-get install qemu-efi-aarch64")
-    with Vm(VmConfig(firmware=str(FIRMWARE), memory="128M", cpus="boot=2,max=4", id="cpus")) as vm:
+    if not CODE.exists():
+        pytest.skip(MISSING)
+    with Vm(VmConfig(firmware=str(CODE), memory="128M", cpus="boot=2,max=4", id="cpus")) as vm:
         vm.boot()
         for number, said in (0, "is not 1 to 4"), (1, "the first 2, those of --cpus boot="), (5, "is not 1 to 4"):
             with pytest.raises(GuestError, match=said):

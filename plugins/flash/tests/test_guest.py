@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from vmm_testkit.firmware import CODE, MISSING
 from vmm_testkit.guest import DebianGuest, default_vmm
 
-CODE = Path("/usr/share/AAVMF/AAVMF_CODE.fd")
 #: one of our own: others have variables with names that are laid down
 GUID = "-guid 5c1c2d8e-0e52-4f0b-9a51-3a7d4c6f5b21"
 #: seconds until the shell: it tries the network and asks for five seconds whether to go on; the rest is the lab
@@ -18,7 +18,7 @@ BOOT = 300.0
 pytestmark = [
     pytest.mark.arch("aarch64", reason="the firmware is for AArch64"),
     pytest.mark.linux_guest,
-    pytest.mark.skipif(not CODE.exists(), reason=f"{CODE} is missing: apt-get install qemu-efi-aarch64"),
+    pytest.mark.skipif(not CODE.exists(), reason=MISSING),
 ]
 #: what the shell shows of a variable with "kept" in it
 KEPT = "6B 65 70 74"
