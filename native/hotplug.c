@@ -126,6 +126,18 @@ int vmm_hotplug_remove(vmm_hotplug *h, unsigned index) {
   return err;
 }
 
+/* Have it stay, if the guest was asked for it and has it still: 1, and the caller raises the event. Else 0. */
+int vmm_hotplug_keep(vmm_hotplug *h, unsigned index) {
+  if (index >= h->n) return 0;
+  pthread_mutex_lock(&h->lock);
+  struct unit *u = &h->unit[index];
+  int kept = u->leaving;
+  if (kept) u->status = ENABLED | INSERTING;
+  u->leaving = false;
+  pthread_mutex_unlock(&h->lock);
+  return kept;
+}
+
 /* Whether the guest has been asked for it and has it still. */
 int vmm_hotplug_leaving(vmm_hotplug *h, unsigned index) {
   if (index >= h->n) return 0;

@@ -262,6 +262,7 @@ vmm_hotplug *vmm_hotplug_new(vmm_vm *vm, int kind, uint64_t address, unsigned n,
 void vmm_hotplug_free(vmm_hotplug *h);
 int vmm_hotplug_insert(vmm_hotplug *h, unsigned index, uint64_t base, uint64_t size, int announce);
 int vmm_hotplug_remove(vmm_hotplug *h, unsigned index);
+int vmm_hotplug_keep(vmm_hotplug *h, unsigned index);
 int vmm_hotplug_leaving(vmm_hotplug *h, unsigned index);
 int vmm_hotplug_gone(vmm_hotplug *h);
 

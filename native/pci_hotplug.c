@@ -150,16 +150,18 @@ int vmm_pci_plug(vmm_pci_dev *dev) {
   return ghost ? 0 : vmm_ged_notify(dev->vm, VMM_GED_PCI);
 }
 
-/* Ask the guest to eject the device (again). -ENODEV: this machine cannot ask. */
+/* Ask the guest to eject the device (again). -ENODEV: this machine cannot ask, or the guest has yet to let go of what
+ * was in the slot before, and so knows nothing of it. */
 int vmm_pci_unplug(vmm_pci_dev *dev) {
   struct vmm_pci_hotplug *h = dev->vm->pci_hotplug;
   if (!h || !dev->seg) return -ENODEV;
   uint32_t bit = 1u << dev->slot;
   pthread_mutex_lock(&h->lock);
   struct slots *s = &h->of[dev->seg->id];
-  bool done = s->ejected & bit && !(s->ghosts & bit); /* it did, the main thread is on its way */
-  if (!done) s->asked |= bit, s->down |= bit;
+  bool ghost = s->ghosts & bit, done = s->ejected & bit; /* it did, the main thread is on its way */
+  if (!done && !ghost) s->asked |= bit, s->down |= bit;
   pthread_mutex_unlock(&h->lock);
+  if (ghost) return -ENODEV;
   return done ? 0 : vmm_ged_notify(dev->vm, VMM_GED_PCI);
 }
 

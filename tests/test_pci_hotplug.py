@@ -224,3 +224,70 @@ def test_racing_requests_agree_with_the_machine(lamp: str) -> None:
             assert vm.remove_device(name, wait=20) == "removed"
         planned = {device["id"] for device in vm.plan["devices"]} - {"lamp0", "lamp1"}
         assert planned == set(states(vm))
+
+
+TROUBLE = """
+from vmmcore import Option, Options, PciDevice
+
+
+class Trouble(PciDevice):
+    vendor_id, device_id = 0x1234, 0x0050
+
+    class OPTIONS(Options):
+        when = Option(str, "", "the method that fails")
+
+    def realize(self):
+        self.add_bar(0, 4096, lambda offset, size: 0, lambda offset, size, value: None)
+
+    def activate(self):
+        self.fail("activate")
+
+    def remove(self):
+        self.fail("remove")
+
+    def fail(self, method):
+        if self.options["when"] == method:
+            raise OSError(f"no {method} today")
+"""
+
+
+def test_a_device_that_fails_leaves_nothing_behind(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its own code may; the VM goes on, and the id is free."""
+    file = tmp_path / "trouble.py"
+    file.write_text(TROUBLE)
+
+    def add(vm: Vm, when: str) -> None:
+        assert vm.add_device(DeviceConfig("--plugin", f"{file},id=it,when={when}")) == "it"
+
+    with Vm(config(OBEYS)) as vm:
+        vm.boot()
+        add(vm, "")
+        assert vm.remove_device("it", wait=20) == "removed"
+        fds, there = in_process(vm, "fd"), states(vm)
+        for _ in range(3):
+            with pytest.raises(GuestError, match="no activate today"):
+                add(vm, "activate")
+            assert states(vm) == there
+            for how in ({"force": True}, {"wait": 20}):
+                add(vm, "remove")
+                assert vm.remove_device("it", **how) == "removed"  # type: ignore[arg-type]
+                assert states(vm) == there
+        assert in_process(vm, "fd") == fds
+        add(vm, "remove")
+        vm.reboot()
+        until(vm, "rebooted")
+        assert states(vm)["it"] == "activated"
+    told = capfd.readouterr().err.splitlines()
+    assert len(told) >= 7
+    assert all("it: remove: OSError: no remove today" in line for line in told), told
+
+
+def test_what_the_guest_has_not_seen_yet_needs_no_consent(lamp: str) -> None:
+    """It is behind one that was taken by force and that the guest holds on to."""
+    with Vm(config(IGNORES)) as vm:
+        vm.boot()
+        plug(vm, lamp, "first")
+        assert vm.remove_device("first", force=True) == "removed"
+        plug(vm, lamp, "second")
+        assert vm.remove_device("second") == "removed"
+        assert "second" not in states(vm)

@@ -287,8 +287,18 @@ class PciDevice(Device):
         try:
             self._attach()
         except BaseException:
-            self._free_pci()
+            self._abandon()
             raise
+
+    def _abandon(self) -> None:
+        """There is no place for it: what it has got by now goes."""
+        from .machine.bus import report
+
+        try:
+            self.remove()
+        except Exception as error:
+            report(f"{self.id}: remove", error)
+        self._free_pci()
 
     def _build(self) -> None:
         """Everything but the place on the bus."""
@@ -311,13 +321,17 @@ class PciDevice(Device):
             lib.vmm_pci_set_intx(self.pci, gsis[place["slot"] % len(gsis)])
         try:
             self.realize()
+        except BaseException:
+            self._free_pci()
+            raise
+        try:
             if self._maps:
                 from .registers import check_handlers
 
                 check_handlers(self, list(self._maps.values()))
             self._place(place.get("segment", 0))
         except BaseException:
-            self._free_pci()
+            self._abandon()
             raise
 
     def _attach(self) -> None:
@@ -346,8 +360,10 @@ class PciDevice(Device):
         from .machine.native import lib
 
         lib.vmm_pci_detach(self.pci)
-        self.remove()
-        self._free_pci()
+        try:
+            self.remove()
+        finally:
+            self._free_pci()
 
     def _free_pci(self) -> None:
         from .machine.native import lib

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -202,6 +203,25 @@ def test_affinity_holds_for_a_cpu_that_comes_later() -> None:
                 assert os.sched_getaffinity(int(task.name)) == {host}
                 return
     raise AssertionError("no thread vcpu2")
+
+
+def test_one_part_that_cannot_be_leaves_the_others_as_they_were() -> None:
+    with machine() as vm:
+        vm.resize(cpus=2)
+        before = vm.info()
+        bytes_now = int(Path(f"/proc/{vm.pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        # Descriptors are what vCPUs need, addresses what memory does.
+        for what, now in (resource.RLIMIT_NOFILE, 3), (resource.RLIMIT_AS, bytes_now + BLOCK // 2):
+            usual = resource.prlimit(vm.pid, what)
+            resource.prlimit(vm.pid, what, (now, usual[1]))
+            with pytest.raises(GuestError):
+                vm.resize(cpus=3, memory=BOOT + BLOCK)
+            resource.prlimit(vm.pid, what, usual)
+            assert vm.info() == before
+            wait_threads(vm, 2)
+        vm.resize(cpus=3, memory=BOOT + BLOCK)
+        info = vm.info()
+        assert (info["vcpus"], info["memory"]) == (3, BOOT + BLOCK)
 
 
 def test_zones_are_backed_as_they_say(tmp_path: Path) -> None:

@@ -84,6 +84,25 @@ TEST(hotplug_removal_is_taken_back_and_the_first_cpu_stays) {
   fake_vm_end(vm);
 }
 
+TEST(hotplug_one_that_was_ejected_is_not_kept) {
+  vmm_vm *vm = fake_vm();
+  vmm_hotplug *h = controller(vm, VMM_HOTPLUG_CPUS, PRES, 2);
+  EQ(vmm_hotplug_insert(h, 1, 0, 0, 0), 0);
+  EQ(vmm_hotplug_keep(h, 1), 0); /* nobody has asked for it */
+  EQ(status(vm, PRES, 1), PRESENT);
+  EQ(vmm_hotplug_remove(h, 1), 0);
+  EQ(vmm_hotplug_keep(h, 1), 1);
+  EQ(status(vm, PRES, 1), PRESENT | INSERTED);
+  EQ(vmm_hotplug_remove(h, 1), 0);
+  set(vm, PRES, 1, EJECT);
+  EQ(vmm_hotplug_keep(h, 1), 0);
+  EQ(status(vm, PRES, 1), 0);
+  EQ(vmm_hotplug_gone(h), 1);
+  EQ(vmm_hotplug_keep(h, 2), 0);
+  vmm_hotplug_free(h);
+  fake_vm_end(vm);
+}
+
 TEST(hotplug_selector_beyond_the_units_meets_nobody) {
   vmm_vm *vm = fake_vm();
   vmm_hotplug *cpus = controller(vm, VMM_HOTPLUG_CPUS, PRES, 2), *memory = controller(vm, VMM_HOTPLUG_MEMORY, MHPC, 8);

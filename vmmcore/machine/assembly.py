@@ -308,6 +308,7 @@ class Machine:
         except BaseException:
             import posix
 
+            lib.vmm_counters_forget(self.vm, device.id.encode())
             for fd, before in files:
                 if identity(fd) == before:  # not closed, or given to somebody who closed it, before it failed
                     posix.close(fd)
@@ -338,10 +339,17 @@ class Machine:
         if device is None:
             raise VmmError(f"no device '{device_id}'")
         self.removing.discard(device_id)
+        self._end(device)
+        lib.vmm_counters_forget(self.vm, device_id.encode())
+
+    def _end(self, device: Device) -> None:
+        """It is removed, whatever its own code makes of that."""
         try:
             device._enter("removed")
-        finally:
-            lib.vmm_counters_forget(self.vm, device_id.encode())
+        except Exception as error:
+            from .bus import report
+
+            report(f"{device.id}: remove", error)
 
     def device_event(self, token: int) -> None:
         """VMM_EVENT_DEVICE: the C half of a device has something for its Python half. Token 0: any of them may."""
@@ -399,7 +407,7 @@ class Machine:
         lib.vmm_vcpus_stop(self.vm)
         for device in reversed(self.devices.values()):
             if device.state != "removed":
-                device._enter("removed")
+                self._end(device)
         self.devices.clear()
         for line in self._lines:
             line.close()

@@ -135,12 +135,17 @@ class Control:
             hotplug.check_cpus(machine, cpus)
         if memory is not None:
             hotplug.check_memory(machine, memory)
+        made = hotplug.make_cpus(machine, cpus) if cpus is not None else []
+        try:
+            if memory is not None:
+                hotplug.resize_memory(machine, memory)
+        except BaseException:
+            hotplug.unmake_cpus(machine, made)
+            raise
+        if cpus is not None:
+            hotplug.resize_cpus(machine, cpus, made)
         if balloon is not None:
             balloons[0].resize_balloon(balloon)
-        if memory is not None:
-            hotplug.resize_memory(machine, memory)
-        if cpus is not None:
-            hotplug.resize_cpus(machine, cpus)
 
     def resize_zone(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> None:
         from . import hotplug
@@ -163,11 +168,16 @@ class Control:
         self.runner.extend_path(message.get("user_path") or [])
         running = machine.state
         device = machine.add_device(spec, fds)
-        if running == "running":
-            device._enter("activated")
-        machine.plan["devices"].append(pci_hotplug.keep_files(machine.plan, spec, fds))
-        self._watch(machine)
-        pci_hotplug.announce(machine, device)
+        try:
+            if running == "running":
+                device._enter("activated")
+            machine.plan["devices"].append(pci_hotplug.keep_files(machine.plan, spec, fds))
+            self._watch(machine)
+            pci_hotplug.announce(machine, device)
+        except BaseException:
+            machine.remove_device(device.id)
+            pci_hotplug.drop(machine.plan, device.id)
+            raise
         self.event("device-added", _named(machine.plan, device.id))
         return {"id": device.id}
 

@@ -38,20 +38,35 @@ def check_cpus(machine: Machine, wanted: int) -> None:
         raise VmmError(machine.platform.fixed_cpus)
 
 
-def resize_cpus(machine: Machine, wanted: int) -> None:
-    """Plug CPUs in, or ask the guest to let go of those with the highest numbers. Raises VmmError; nothing has changed.
-
-    What the guest ejects later is told by the event ``cpus-resized``.
-    """
+def make_cpus(machine: Machine, wanted: int) -> list[int]:
+    """Make the vCPUs that are missing; which they are. The guest does not know them yet. Raises VmmError."""
     check_cpus(machine, wanted)
-    plan, control = machine.plan["cpus"], machine.cpu_hotplug
-    if control == ffi.NULL:
-        return
+    if machine.cpu_hotplug == ffi.NULL:
+        return []
     take_ejected(machine)
     missing = [index for index in range(wanted) if index not in machine.vcpus]
     _make(machine, missing)
-    back = [index for index in range(wanted) if lib.vmm_hotplug_leaving(control, index)]
-    for index in (*missing, *back):
+    return missing
+
+
+def unmake_cpus(machine: Machine, made: list[int]) -> None:
+    """The guest does not get to know them."""
+    for index in made:
+        _stop(machine, index)
+
+
+def resize_cpus(machine: Machine, wanted: int, made: list[int]) -> None:
+    """Plug CPUs in, or ask the guest to let go of those with the highest numbers; `made`: what make_cpus() returned.
+
+    What the guest ejects later is told by the event ``cpus-resized``.
+    """
+    plan, control = machine.plan["cpus"], machine.cpu_hotplug
+    if control == ffi.NULL:
+        return
+    missing = list(made)
+    back = [index for index in range(wanted) if lib.vmm_hotplug_keep(control, index)]
+    missing += make_cpus(machine, wanted)  # what the guest has ejected before it could be kept
+    for index in missing:
         lib.vmm_hotplug_insert(control, index, 0, 0, True)
     for index in machine.vcpus:
         if index >= wanted and not lib.vmm_hotplug_leaving(control, index):
