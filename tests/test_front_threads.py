@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,19 @@ FOREVER = 'int main(struct hvm_start_info *si) { (void)si; for (;;) __asm__ vola
 
 def forever() -> VmConfig:
     return VmConfig(kernel=baremetal.BareMetal('#include "guest.h"\n' + FOREVER).build(), memory="32M")
+
+
+def test_a_runner_that_does_not_answer_is_not_asked_for_ever() -> None:
+    """The socket would fill, and then who asks would stand still, whatever his patience."""
+    with Vm(forever()) as vm:
+        vm.boot()
+        os.kill(vm.pid, signal.SIGSTOP)
+        for _ in range(1500):
+            with pytest.raises(GuestError, match="did not answer"):
+                vm.info(0.001)
+        os.kill(vm.pid, signal.SIGCONT)
+        assert vm.info()["state"] == "running"
+        vm.pause()
 
 
 def at_once(*calls: Callable[[], Any]) -> list[Any]:

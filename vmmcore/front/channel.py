@@ -57,6 +57,7 @@ class Channel:
         self._next_id = 1
         self._waiting: set[int] = set()
         self._answers: dict[int, dict[str, Any]] = {}
+        self._late: set[int] = set()  # requests that were given up, and whose answers are still due
 
     def request(
         self, op: str, fds: list[int] | tuple[int, ...] = (), timeout: float = 60.0, **fields: Any
@@ -78,6 +79,10 @@ class Channel:
             if not self.until(lambda: number in self._answers, timeout):
                 if self.status is not None:
                     raise self._gone(op)
+                with self._condition:
+                    if number not in self._answers:
+                        self._waiting.discard(number)
+                        self._late.add(number)
                 raise GuestError(
                     f"{op}: the runner (pid {self.runner.pid}) did not answer within {timeout:g} s"
                 )
@@ -91,6 +96,10 @@ class Channel:
             raise GuestError(text) if answer.get("bug") else _refusal(text)
         result = answer.get("ok")
         return result if isinstance(result, dict) else {}
+
+    def keeps_up(self, timeout: float) -> bool:
+        """Wait until the runner owes no answer to a request that was given up; False: it does, after `timeout` s."""
+        return self.until(lambda: not self._late, timeout)
 
     def _gone(self, op: str) -> GuestError:
         how = "is gone" if self.status is None else f"ended with status {self.status}"
@@ -148,6 +157,8 @@ class Channel:
             elif number in self._waiting:
                 assert isinstance(number, int)
                 self._answers[number] = message
+            elif isinstance(number, int):
+                self._late.discard(number)
         if status is not None:
             self.status = status
             if not any(name == "exited" for name, _ in (*self.events, *events)):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     State = Literal["new", "created", "running", "paused", "shutdown"]
 
+#: seconds for requests that may fill memory (prefault=on)
+SLOW = 600.0
 _STATES: dict[str, State] = {
     "created": "created",
     "booted": "running",
@@ -74,7 +76,7 @@ class Vm:
             raise GuestError(f"create: {self.id} is {self.state}")
         self._start(compile_plan(self.config, self._plugins), start=False)
         try:
-            self._request("info")
+            self._request("info", timeout=SLOW)
         except BaseException:
             self.close()
             raise
@@ -155,6 +157,10 @@ class Vm:
 
     def info(self, timeout: float = 60.0) -> dict[str, Any]:
         """What the runner says of itself: state, vCPUs, memory, devices. GuestError after `timeout` s."""
+        channel = self._running_channel()
+        # Who asks a busy runner again and again must not fill its socket: then no request would get through.
+        if not channel.keeps_up(timeout) and channel.status is None:
+            raise GuestError(f"info: the runner did not answer within {timeout:g} s")
         return self._request("info", timeout=timeout)
 
     def counters(self) -> dict[str, dict[str, int]]:
@@ -232,8 +238,8 @@ class Vm:
         this says "pending". Raises GuestError: there is none, or it cannot be removed.
         """
         channel = self._running_channel()
-        before = self._removals.get(id, 0)
         with self._changing:
+            before = self._removals.get(id, 0)
             self._forget_removed()
             answer = self._request("remove-device", device=id, **({"force": True} if force else {}))
         state = str(answer.get("state", "removed"))
@@ -252,11 +258,11 @@ class Vm:
     def resize(self, cpus: int | None = None, memory: int | None = None, balloon: int | None = None) -> None:
         """Plug vCPUs or memory in or out: so many vCPUs, bytes of RAM, bytes in the balloon. Raises GuestError."""
         wanted = {"cpus": cpus, "memory": memory, "balloon": balloon}
-        self._request("resize", **{key: value for key, value in wanted.items() if value is not None})
+        self._request("resize", timeout=SLOW, **{key: value for key, value in wanted.items() if value is not None})
 
     def resize_zone(self, zone: str, size: int) -> None:
         """Let a memory zone have `size` bytes. Raises GuestError."""
-        self._request("resize-zone", zone=zone, bytes=size)
+        self._request("resize-zone", timeout=SLOW, zone=zone, bytes=size)
 
     def reload_device(self, id: str) -> None:
         """Take up the changed source of a PCI device's class while the guest runs; its driver stays bound.
