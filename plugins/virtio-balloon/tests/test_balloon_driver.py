@@ -68,6 +68,9 @@ def test_size_reaches_the_driver_and_what_it_did_is_told() -> None:
         driver.config_write(4, 4, 100)
         balloon = driver.device
         assert balloon.memory_delta == -100 * PAGE
+        driver.config_write(4, 4, 0xFFFFFFFF)
+        assert balloon.memory_delta == -sum(size for _, size in balloon.machine.memory.regions), "all that it has"
+        driver.config_write(4, 4, 100)
         balloon.resize(16 * MIB + 1)
         assert driver.config_read(0, 4) == 16 * MIB // PAGE
         assert balloon.statistics() == {"target": 16 * MIB, "actual": 100 * PAGE}

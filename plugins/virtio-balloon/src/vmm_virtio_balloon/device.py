@@ -74,8 +74,12 @@ class Balloon(VirtioDevice):
 
     @property
     def memory_delta(self) -> int:
-        """Bytes by which the guest's memory differs from the machine's: what it has given up, negative."""
-        return -PAGE * int.from_bytes(self.config[ACTUAL:ACTUAL + 4], "little")
+        """Bytes by which the guest's memory differs from the machine's: what it has given up, negative.
+
+        The guest writes it as it likes; more than all of its memory it cannot have given up.
+        """
+        actual = PAGE * int.from_bytes(self.config[ACTUAL:ACTUAL + 4], "little")
+        return -min(actual, sum(size for _, size in self.machine.memory.regions))
 
     def resize(self, size: int) -> None:
         """Ask the guest to give up `size` bytes in all, rounded down to pages. Raises VmmError for more than it has."""
