@@ -3,6 +3,8 @@
  * Event loops: an epoll thread each. Handlers run with `running` held, so that
  * vmm_loop_del() from another thread, which marks the entry dead and then takes
  * that lock once, returns only when the handler neither runs nor will run again.
+ * It waits with `gate` held, which the loop passes before each batch: mutexes are not
+ * fair, and a loop that always has something to do would take `running` again at once.
  * Dead entries are freed by the loop itself after the batch that may still name them.
  */
 #include "native.h"
@@ -26,6 +28,7 @@ struct entry {
 struct vmm_loop {
   int epoll_fd, wake_fd;
   pthread_t thread;
+  pthread_mutex_t gate;    /* held by who waits for `running`; taken before it */
   pthread_mutex_t running; /* held while handlers run */
   pthread_mutex_t lock;    /* the two lists */
   struct entry *live;
@@ -51,6 +54,8 @@ static void *loop_main(void *arg) {
   (void)pthread_setschedparam(pthread_self(), SCHED_BATCH, &(struct sched_param){.sched_priority = 0});
   while (!atomic_load(&loop->stop)) {
     int n = epoll_wait(loop->epoll_fd, ev, 32, -1);
+    pthread_mutex_lock(&loop->gate);
+    pthread_mutex_unlock(&loop->gate); /* whoever waits goes first; the loop never waits with it */
     pthread_mutex_lock(&loop->running);
     for (int i = 0; i < n; i++) {
       struct entry *e = ev[i].data.ptr;
@@ -75,6 +80,7 @@ static vmm_loop *loop_new(unsigned index) {
   if (!loop) return NULL;
   loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
   loop->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  pthread_mutex_init(&loop->gate, NULL);
   pthread_mutex_init(&loop->running, NULL);
   pthread_mutex_init(&loop->lock, NULL);
   struct epoll_event e = {.events = EPOLLIN, .data.ptr = NULL};
@@ -152,8 +158,10 @@ int vmm_loop_del(vmm_loop *loop, int fd) {
   pthread_mutex_unlock(&loop->lock);
   if (!e) return -ENOENT;
   if (!pthread_equal(pthread_self(), loop->thread)) {
+    pthread_mutex_lock(&loop->gate);
     pthread_mutex_lock(&loop->running);
     pthread_mutex_unlock(&loop->running);
+    pthread_mutex_unlock(&loop->gate);
   }
   return 0;
 }
@@ -170,6 +178,7 @@ void vmm_loops_free(vmm_vm *vm) {
     close(loop->wake_fd);
     free_list(loop->live);
     free_list(loop->dead);
+    pthread_mutex_destroy(&loop->gate);
     pthread_mutex_destroy(&loop->running);
     pthread_mutex_destroy(&loop->lock);
     free(loop);
