@@ -20,7 +20,7 @@
 
 enum {
   PAGE = 4096,    /* of page numbers, whatever the guest's pages are (§5.5.6) */
-  MOST = 65536,   /* page numbers of one request that count: others use the loop too */
+  MOST = 65536,   /* pages in a row, and page numbers of one request that count: others use the loop too */
   BATCH = 16,     /* requests in a row, for the same reason */
   STAT = 10,      /* bytes of one: tag le16, value le64 (§5.5.6.3) */
   MAX_REPORTS = 3,
@@ -149,13 +149,26 @@ static bool statistics(struct balloon *b, struct vmm_chain *chain) {
   return false;
 }
 
+/* Pages that a request is about, whatever its queue; the first in a row always fits. */
+static uint64_t pages_of(const struct vmm_chain *chain) {
+  uint64_t n = chain->out_len / sizeof(uint32_t) + chain->in_len / PAGE;
+  return n < MOST ? n : MOST;
+}
+
 static void run(struct served *s) {
   const struct vmm_api *api = s->b->api;
   struct vmm_chain chain;
   unsigned left = BATCH;
+  uint64_t pages = MOST;
   do {
     int got = 0;
     while (left && (got = api->queue_pop(s->queue, &chain, s->b->iov, s->b->cap)) > 0) {
+      if (pages_of(&chain) > pages) { /* it is the first of the next call */
+        api->queue_unpop(s->queue, &chain);
+        left = 0;
+        break;
+      }
+      pages -= pages_of(&chain);
       if (s->serve(s->b, &chain)) api->queue_push(s->queue, &chain, s->b->iov, 0);
       left--;
     }

@@ -12,8 +12,11 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include "vmmcore.h"
 
@@ -21,6 +24,7 @@ enum { REQ_PLUG, REQ_UNPLUG, REQ_UNPLUG_ALL, REQ_STATE };       /* §5.15.6 */
 enum { RESP_ACK, RESP_NACK, RESP_BUSY, RESP_ERROR };
 enum { STATE_PLUGGED, STATE_UNPLUGGED, STATE_MIXED };
 enum { REQ_BYTES = 24, RESP_BYTES = 10 };
+enum { BATCH = 16 /* requests in a row: others use the loop too, and wait for it */ };
 enum { CONFIG_USABLE = 32, CONFIG_PLUGGED = 40 };               /* §5.15.4 */
 /* Beyond what is asked for, so that the driver can go around blocks that it cannot use. */
 #define SLACK (256ull << 20)
@@ -31,6 +35,9 @@ struct mem {
   uint64_t addr, size, block, token;
   uint32_t flags;
   uint8_t *host;
+  int wake_fd;      /* to go on later */
+  vmm_queue *queue; /* NULL: stopped */
+  vmm_loop *loop;
   struct iovec *iov;
   uint32_t cap;
   uint64_t *requests, *refused, *plugs, *unplugs; /* counters */
@@ -173,25 +180,51 @@ static uint32_t answer(struct mem *m, vmm_queue *queue, const struct vmm_chain *
   return copy(m->iov + chain->n_out, chain->n_in, response, sizeof response, true);
 }
 
-static void on_queue(void *opaque, vmm_queue *queue) {
-  struct mem *m = opaque;
+static void run(struct mem *m) {
   struct vmm_chain chain;
-  int got;
+  unsigned left = BATCH;
   do {
-    while ((got = m->api->queue_pop(queue, &chain, m->iov, m->cap)) > 0)
-      m->api->queue_push(queue, &chain, m->iov, answer(m, queue, &chain));
-    m->api->queue_flush(queue);
-  } while (!got && m->api->queue_wait(queue));
+    int got = 0;
+    while (left && (got = m->api->queue_pop(m->queue, &chain, m->iov, m->cap)) > 0) {
+      m->api->queue_push(m->queue, &chain, m->iov, answer(m, m->queue, &chain));
+      left--;
+    }
+    m->api->queue_flush(m->queue);
+    if (got < 0) return;
+    if (!left) {
+      eventfd_write(m->wake_fd, 1);
+      return;
+    }
+  } while (m->api->queue_wait(m->queue));
+}
+
+static void on_queue(void *opaque, vmm_queue *queue) {
+  (void)queue;
+  run(opaque);
+}
+
+static void on_wake(void *opaque, int fd, uint32_t events) {
+  eventfd_t n;
+  (void)events;
+  if (!eventfd_read(fd, &n)) run(opaque);
 }
 
 int mem_start(struct mem *m, void *queue) {
+  if (m->queue) return -EBUSY;
+  m->queue = queue;
+  m->loop = m->api->queue_loop(queue);
   m->cap = m->api->queue_size(queue) + 8;
-  free(m->iov);
   m->iov = calloc(m->cap, sizeof *m->iov);
-  return m->iov ? m->api->queue_handle(queue, on_queue, m) : -ENOMEM;
+  int error = m->iov ? m->api->loop_add(m->loop, m->wake_fd, EPOLLIN, on_wake, m) : -ENOMEM;
+  if (!error) error = m->api->queue_handle(queue, on_queue, m);
+  if (error) mem_stop(m);
+  return error;
 }
 
 void mem_stop(struct mem *m) {
+  if (!m->queue) return;
+  m->api->loop_del(m->loop, m->wake_fd); /* returns when nothing of ours runs any more */
+  m->queue = NULL;
   free(m->iov);
   m->iov = NULL;
 }
@@ -238,10 +271,12 @@ struct mem *mem_new(const void *api, void *vm, const char *id, uint64_t token, u
   m->addr = addr, m->size = size, m->block = block, m->token = token, m->flags = flags;
   m->host = m->api->mem(vm, addr, size);
   m->map = calloc((size / block + 63) / 64, 8);
+  m->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (m->wake_fd < 0) *error = -errno;
   pthread_mutex_init(&m->lock, NULL);
   m->usable = usable_for(m, 0);
-  if (!m->host || !m->map) {
-    *error = m->host ? -ENOMEM : -EFAULT;
+  if (*error || !m->host || !m->map) {
+    if (!*error) *error = m->host ? -ENOMEM : -EFAULT;
     mem_free(m);
     return NULL;
   }
@@ -254,8 +289,9 @@ struct mem *mem_new(const void *api, void *vm, const char *id, uint64_t token, u
 
 void mem_free(struct mem *m) {
   if (!m) return;
+  mem_stop(m);
+  if (m->wake_fd >= 0) close(m->wake_fd);
   pthread_mutex_destroy(&m->lock);
-  free(m->iov);
   free(m->map);
   free(m);
 }

@@ -6,10 +6,14 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-enum { PIECES = 72 }; /* more than the queue of 8 can hold */
+enum {
+  PIECES = 72, /* more than the queue of 8 can hold */
+  BATCH = 32,  /* pings in a row: others use the loop too, and wait for it */
+};
 
 static void set(struct watchdog *w, uint64_t ns) {
   struct itimerspec t = {.it_value = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)}};
@@ -68,6 +72,7 @@ struct watchdog *watchdog_new(const void *api, void *vm, const char *id, uint64_
   w->api = api;
   w->vm = vm;
   w->token = token;
+  w->wake_fd = -1;
   pthread_mutex_init(&w->lock, NULL);
   pthread_mutex_init(&w->esb_lock, NULL);
   w->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
@@ -89,6 +94,8 @@ struct watchdog *watchdog_new(const void *api, void *vm, const char *id, uint64_
 
 void watchdog_free(struct watchdog *w) {
   if (!w) return;
+  watchdog_unserve(w);
+  if (w->wake_fd >= 0) close(w->wake_fd);
   if (w->loop) w->api->loop_del(w->loop, w->timer_fd);
   if (w->timer_fd >= 0) close(w->timer_fd);
   pthread_mutex_destroy(&w->lock);
@@ -98,27 +105,58 @@ void watchdog_free(struct watchdog *w) {
 
 /* --- virtio --- */
 
-static void on_kick(void *opaque, vmm_queue *queue) {
-  struct watchdog *w = opaque;
+static void run(struct watchdog *w) {
+  vmm_queue *queue = w->queue;
   struct iovec iov[PIECES];
   struct vmm_chain chain;
-  int got;
+  unsigned left = BATCH;
   do {
+    int got = 0;
     uint64_t pings = 0;
-    while ((got = w->api->queue_pop(queue, &chain, iov, PIECES)) > 0) {
+    while (left && (got = w->api->queue_pop(queue, &chain, iov, PIECES)) > 0) {
       uint32_t written = 0;
       for (uint32_t i = chain.n_out; i < chain.n_out + chain.n_in && !written; i++)
         if (iov[i].iov_len) *(uint8_t *)iov[i].iov_base = 1, written = 1;
       w->api->queue_push(queue, &chain, iov, written);
-      pings++;
+      pings++, left--;
     }
     w->api->queue_flush(queue);
     if (pings) watchdog_set(w, w->timeout);
     if (w->pings) __atomic_add_fetch(w->pings, pings, __ATOMIC_RELAXED);
-  } while (!got && w->api->queue_wait(queue));
+    if (got < 0) return;
+    if (!left) {
+      eventfd_write(w->wake_fd, 1);
+      return;
+    }
+  } while (w->api->queue_wait(queue));
+}
+
+static void on_kick(void *opaque, vmm_queue *queue) {
+  (void)queue;
+  run(opaque);
+}
+
+static void on_wake(void *opaque, int fd, uint32_t events) {
+  eventfd_t n;
+  (void)events;
+  if (!eventfd_read(fd, &n)) run(opaque);
 }
 
 int watchdog_serve(struct watchdog *w, void *queue, uint64_t ns) {
+  if (w->queue) return -EBUSY;
+  if (w->wake_fd < 0) w->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (w->wake_fd < 0) return -errno;
   w->timeout = ns;
-  return w->api->queue_handle(queue, on_kick, w);
+  w->queue = queue;
+  w->queue_loop = w->api->queue_loop(queue);
+  int error = w->api->loop_add(w->queue_loop, w->wake_fd, EPOLLIN, on_wake, w);
+  if (!error) error = w->api->queue_handle(queue, on_kick, w);
+  if (error) watchdog_unserve(w);
+  return error;
+}
+
+void watchdog_unserve(struct watchdog *w) {
+  if (!w->queue) return;
+  w->api->loop_del(w->queue_loop, w->wake_fd); /* returns when nothing of ours runs any more */
+  w->queue = NULL;
 }

@@ -117,6 +117,27 @@ static void endless_request_ends(void) {
   end(b);
 }
 
+/* Requests that are large together are served in several calls: nobody waits long for the loop. */
+static void large_requests_take_turns(void) {
+  enum { NUMBERS = 40000, REQUESTS = 4 };
+  static uint32_t none[NUMBERS]; /* all of them page 0, which is no RAM */
+  struct balloon *b = begin(MAP_PRIVATE);
+  start(b);
+  turn(1);
+  for (unsigned i = 0; i < REQUESTS; i++) submit_out(queues[0], none, sizeof none);
+  for (unsigned i = 1; i <= REQUESTS; i++) {
+    turn_both();
+    CHECK(seen(queues[0]) == i);
+  }
+  for (unsigned i = 0; i < 8; i++) submit_out(queues[0], none, 1000 * sizeof *none); /* small ones go together */
+  turn_both();
+  if (seen(queues[0]) == REQUESTS) turn_both(); /* the last wake */
+  CHECK(seen(queues[0]) == REQUESTS + 8);
+  CHECK(counted("refused_bytes") == (REQUESTS * (uint64_t)NUMBERS + 8000) * PAGE);
+  stop(b);
+  end(b);
+}
+
 static void reported_pages_are_gone(int flags) {
   struct balloon *b = begin(flags);
   start(b);
@@ -206,6 +227,7 @@ int main(void) {
   pages_that_are_given_up_are_gone(MAP_SHARED);
   what_is_no_ram_is_left_alone();
   endless_request_ends();
+  large_requests_take_turns();
   reported_pages_are_gone(MAP_PRIVATE);
   reported_pages_are_gone(MAP_SHARED);
   statistics_come_when_they_are_asked_for();
