@@ -54,6 +54,12 @@ class Served(Client):
     def info(self) -> Any:
         return self.call("GET", "vm.info")
 
+    def runner(self) -> int:
+        """The process of its VM."""
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        (runner,) = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+        return runner
+
     def fds(self) -> list[str]:
         """What the process has open, without the connection that it would be asked on."""
         folder = f"/proc/{self.process.pid}/fd"

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import select
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,6 +195,68 @@ def test_a_network_from_a_descriptor(running: Served, tap: int) -> None:
         assert running.request("PUT", "vm.add-net", {}, fds=[null.fileno()])[0] == 400
         assert running.request("PUT", "vm.pause", None, fds=[null.fileno()])[0] == 204
     assert sum("/dev/null" in path for path in running.fds()) <= 1
+
+
+@pytest.mark.parametrize("options", ["", ",id=n"])
+def test_a_network_from_a_descriptor_that_a_flag_names(
+    serve: Callable[..., Served], forever: Path, options: str
+) -> None:
+    """The VM gets it at every boot, not a new TAP; it is closed when the device goes."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        fd = theirs.fileno()
+        link = os.readlink(f"/proc/self/fd/{fd}")
+        api = serve("--kernel", str(forever), "--memory", "64M", "--serial", "null", "--console", "off",
+                    "--net", f"fd=[{fd}]{options}", pass_fds=[fd])  # fmt: skip
+        while api.info()["state"] == "Created":  # it is booted while we ask
+            select.select([], [], [], 0.02)
+        (net,) = api.info()["config"]["net"]
+        assert net["fds"] == [-1]
+        assert net["id"] == ("n" if options else "net0")
+        for _ in range(2):
+            assert net["id"] in tree(api)
+            opened = [os.readlink(path) for path in Path(f"/proc/{api.runner()}/fd").iterdir()]
+            assert link in opened
+            assert not any("/net/tun" in path for path in opened)
+            assert api.put("vm.shutdown") == 204
+            assert api.fds().count(link) == 1
+            assert api.put("vm.boot") == 204
+        assert api.put("vm.remove-device", {"id": net["id"], "force": True}) == 204
+        assert link not in api.fds()
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    (["fd=[999]"], "999 is no open file"), (["fd=[1]"], "1 is in use already"),
+    (["fd=[0,0],num_queues=4"], "names a descriptor twice"), (["fd=[{}]", "fd=[{}]"], "is in use already"),
+])  # fmt: skip
+def test_flags_with_descriptors_that_cannot_be_taken(
+    tmp_path: Path, forever: Path, flags: list[str], words: str
+) -> None:
+    with open("/dev/null") as null:
+        nets = [word for flag in flags for word in ("--net", flag.format(null.fileno()))]
+        served = Served(tmp_path / "api.sock", "--kernel", str(forever), *nets, pass_fds=[null.fileno()])
+        status, errors = served.end()
+    assert status == 2
+    assert errors.startswith("vmm: error: --net fd=: ")
+    assert words in errors
+    assert errors.count("\n") == 1
+
+
+def test_the_descriptor_of_a_network_that_the_guest_let_go_is_closed(running: Served) -> None:
+    """Nobody asks between its end and the VM's."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        link = os.readlink(f"/proc/self/fd/{theirs.fileno()}")
+        assert running.request("PUT", "vm.add-net", {"id": "n"}, fds=[theirs.fileno()])[0] == 200
+        assert running.request("PUT", "vm.remove-device", {"id": "n"})[1] == {"id": "n", "state": "pending"}
+        assert running.put("vm.reboot") == 204  # what was to go is not there after it
+        assert link in running.fds()
+        assert running.put("vm.shutdown") == 204
+        assert "net" not in running.info()["config"]
+        assert link not in running.fds()
+        assert running.put("vm.boot") == 204
+        assert "n" not in tree(running)
+        assert link not in running.fds()
 
 
 def test_descriptors_for_a_vm_that_is_not_booted(api: Served, forever: Path, taps: list[int]) -> None:

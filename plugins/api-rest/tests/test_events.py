@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import select
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,19 @@ def test_too_many_listeners(api: Served) -> None:
     with pytest.raises(VmmError, match="429"):
         next(api.stream("events"))
     assert api.request("GET", "vmm.ping")[0] == 200
+
+
+def test_listeners_that_leave_before_they_hear_anything(api: Served) -> None:
+    """Their places are free again, although not even the answer's head could be sent."""
+    for _ in range(MAX_LISTENERS + 4):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(api.path)
+            client.shutdown(socket.SHUT_RD)  # what the server sends from here on fails
+            client.sendall(b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+            poll = select.poll()
+            poll.register(client, 0)  # POLLHUP is reported unasked
+            assert poll.poll(60_000), "the server has not closed the connection"
+    assert next(api.stream("events")).startswith(b":")
 
 
 def test_a_listener_that_does_not_keep_up_is_dropped() -> None:

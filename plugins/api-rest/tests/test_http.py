@@ -86,6 +86,25 @@ def test_several_requests_on_one_connection(idle: Served) -> None:
         assert everything(client).count(b"HTTP/1.1 200 ") == 3
 
 
+def test_head_is_refused_without_a_body(idle: Served) -> None:
+    """The answer's length is said and its body left out, so that the next answer follows the head."""
+    head = PING.replace(b"GET", b"HEAD")
+    with connected(idle) as client:
+        client.sendall(head + b"\r\n" + PING + b"Connection: close\r\n\r\n")
+        refused, answered, body = everything(client).split(b"\r\n\r\n")
+    assert status(refused) == 400
+    assert b"\r\nContent-Length: " in refused
+    assert status(answered) == 200
+    assert body.startswith(b"{")
+    for path in (b"events", b"nonsense"):
+        answer = ask(idle, head.replace(b"vmm.ping", path) + b"Connection: close\r\n\r\n")
+        assert status(answer) in (400, 404)
+        assert answer.endswith(b"\r\n\r\n")
+    answer = ask(idle, head + b"Content-Length: 5000000\r\n\r\n")  # refused before its end
+    assert status(answer) == 413
+    assert answer.endswith(b"\r\n\r\n")
+
+
 def test_a_request_in_single_bytes(idle: Served) -> None:
     with connected(idle) as client:
         for byte in PING + b"Connection: close\r\n\r\n":

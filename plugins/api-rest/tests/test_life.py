@@ -121,6 +121,30 @@ def test_sizes(api: Served, forever: Path) -> None:
     assert api.info()["memory_actual_size"] == 192 * MIB
 
 
+@pytest.mark.arch("x86_64", reason="Arm without ACPI has a fixed number of CPUs")
+def test_the_size_of_a_vm_that_was_shut_down_after_a_resize(api: Served, forever: Path) -> None:
+    api.create(forever, memory={"size": 128 * MIB, "hotplug_size": 512 * MIB})
+    assert api.put("vm.boot") == 204
+    assert api.put("vm.resize", {"desired_ram": 256 * MIB}) == 204
+    assert api.info()["memory_actual_size"] == 256 * MIB
+    assert api.put("vm.shutdown") == 204
+    assert api.info()["memory_actual_size"] == 256 * MIB
+    assert api.put("vm.resize", {"desired_ram": 192 * MIB}) == 204
+    assert api.info()["memory_actual_size"] == 192 * MIB
+    assert api.put("vm.boot") == 204
+    assert api.info()["memory_actual_size"] == 192 * MIB
+
+
+def test_the_size_of_a_zone_that_is_not_booted(api: Served, forever: Path) -> None:
+    zone = {"id": "z", "size": 128 * MIB, "hotplug_size": 512 * MIB, "hotplugged_size": 128 * MIB}
+    api.create(forever, memory={"size": 0, "hotplug_method": "VirtioMem", "zones": [zone]})
+    assert api.info()["memory_actual_size"] == 256 * MIB
+    assert api.put("vm.resize-zone", {"id": "z", "desired_ram": 192 * MIB}) == 204
+    info = api.info()
+    assert info["memory_actual_size"] == 192 * MIB
+    assert "hotplugged_size" not in info["config"]["memory"]["zones"][0]
+
+
 def test_nothing_is_left_of_a_vm(api: Served, forever: Path) -> None:
     api.create(forever)
     api.put("vm.boot")
@@ -154,9 +178,7 @@ def test_a_signal_ends_vm_and_process(running: Served, number: signal.Signals) -
 
 
 def test_a_runner_that_is_killed_ends_the_process(running: Served) -> None:
-    tasks = Path(f"/proc/{running.process.pid}/task").iterdir()
-    (runner,) = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    os.kill(runner, signal.SIGKILL)
+    os.kill(running.runner(), signal.SIGKILL)
     assert running.end()[0] == 128 + signal.SIGKILL
 
 

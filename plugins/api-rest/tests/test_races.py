@@ -7,6 +7,7 @@ import itertools
 import os
 import platform
 import random
+import signal
 import threading
 import time
 from collections import Counter
@@ -206,6 +207,29 @@ def test_a_slow_boot_keeps_nobody_from_looking_and_its_end_follows_it(
     status, info = api.request("GET", "vm.info")
     assert status == then
     assert status == 404 or info["state"] == "Created"
+
+
+def test_what_is_added_while_the_vm_ends_is_there_after_the_next_boot(running: Served, image: Path) -> None:
+    """The machine that ends never had it, which is no reason to take it for removed."""
+    runner = running.runner()
+    os.kill(runner, signal.SIGSTOP)
+    try:
+        with meanwhile(ask(running, "PUT", "vm.shutdown")) as ended:
+            while running.info()["state"] == "Running":
+                time.sleep(0.02)
+            assert running.put("vm.add-disk", {"path": str(image), "id": "d"}) == 204
+            assert running.put("vm.add-device-type/pvpanic", {}) == 204
+            assert not ended
+            os.kill(runner, signal.SIGCONT)
+    finally:
+        if not ended:
+            os.kill(runner, signal.SIGCONT)
+    assert ended == [204]
+    config = running.info()["config"]
+    assert [disk["id"] for disk in config["disks"]] == ["d"]
+    assert config["pvpanic"] is True
+    assert running.put("vm.boot") == 204
+    assert {"d", "pvpanic0"} <= running.info()["device_tree"].keys()
 
 
 def test_eight_clients_at_once(api: Served, forever: Path, image: Path, request: pytest.FixtureRequest) -> None:

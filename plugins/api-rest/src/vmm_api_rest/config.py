@@ -15,6 +15,7 @@ from vmmcore.front.devices import PLUGIN, DeviceOptions, PciOptions
 from . import sections
 from .catalog import CPUS, MEMORY, NUMA, PLATFORM, SEGMENT, ZONE
 from .errors import ApiError, NotServed
+from .forms import Descriptors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -205,17 +206,24 @@ def to_vm_config(config: Json, base: VmConfig, catalog: Catalog, fds: dict[str, 
     )  # fmt: skip
 
 
-def from_vm_config(config: VmConfig, catalog: Catalog) -> Json:
-    """The JSON of a configuration that came from flags or a file. Raises UserError."""
+def from_vm_config(config: VmConfig, catalog: Catalog, fds: dict[str, list[int]] | None = None) -> Json:
+    """The JSON of a configuration that came from flags or a file. Raises UserError.
+
+    The JSON has no numbers of descriptors: they are noted in `fds` by device id, so that the devices have ids then.
+    """
     found = _show_parts(config)
+    given: list[tuple[Json, list[int]]] = []
     for device in config.devices:
         if device.type == PLUGIN:
             continue  # stays in the configuration that `to_vm_config` is given
         assert isinstance(device.type, str)
-        _add(found, device, catalog)
+        _add(found, device, catalog, given)
     for section in sections.SECTIONS:
         if section.shape == "switch":
             found.setdefault(section.field, False)
+    if given and fds is not None:
+        name_devices(found, catalog)
+        fds |= {item["id"]: numbers for item, numbers in given}
     return found
 
 
@@ -224,7 +232,7 @@ def _firmware(firmware: Firmware) -> Any:
     return values["path"] if values.keys() == {"path"} else values
 
 
-def _add(config: Json, device: DeviceConfig, catalog: Catalog) -> None:
+def _add(config: Json, device: DeviceConfig, catalog: Catalog, fds: list[tuple[Json, list[int]]]) -> None:
     assert isinstance(device.type, str)
     kind = catalog.kind(device.type, device.origin)
     section = sections.section_of(kind)
@@ -237,10 +245,15 @@ def _add(config: Json, device: DeviceConfig, catalog: Catalog) -> None:
         values["id"] = device.id
     if section.shape == "switch":
         config[section.field] = bool(values.get("enabled", True))
-    elif section.shape == "one":
-        config[section.field] = catalog.form(kind).show(values)
+        return
+    form = catalog.form(kind)
+    item = form.show(values)
+    if Descriptors.field in form.parts and values.get("fd"):
+        fds.append((item, list(values["fd"])))
+    if section.shape == "one":
+        config[section.field] = item
     else:
-        config.setdefault(section.field, []).append(catalog.form(kind).show(values))
+        config.setdefault(section.field, []).append(item)
 
 
 def flag_values(text: str, kind: DeviceType, origin: str) -> Json:

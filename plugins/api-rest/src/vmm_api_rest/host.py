@@ -16,7 +16,7 @@ import sys
 import threading
 from http import HTTPStatus
 
-from vmmcore.errors import GuestError, VmmError
+from vmmcore.errors import GuestError, UserError, VmmError
 from vmmcore.front.config import DeviceConfig
 from vmmcore.front.plugins import cause
 from vmmcore.front.vm import Vm
@@ -65,7 +65,7 @@ class Host:
         self.config: Json | None = None
         self.vm: Vm | None = None
         self._life, self._change, self._news = threading.Lock(), threading.Lock(), threading.Lock()
-        self._fds: dict[str, list[int]] = {}  # descriptors that came with a request, by device
+        self._fds: dict[str, list[int]] = {}  # descriptors that came with a request or by a flag, by device
         self._silent: set[str] = set()  # what was configured and is no device of its own: mode Off, one more item
         self._memory_actual: int | None = None
 
@@ -78,9 +78,12 @@ class Host:
             self.config = configs.complete(given, self._catalog)
 
     def adopt(self, config: VmConfig) -> None:
-        """Create what flags describe."""
+        """Create what flags describe; takes over the descriptors that they name. Raises UserError."""
         with self._life, self._change:
-            self.config = configs.from_vm_config(config, self._catalog)
+            fds: dict[str, list[int]] = {}
+            found = configs.from_vm_config(config, self._catalog, fds)
+            _own([fd for numbers in fds.values() for fd in numbers])
+            self.config, self._fds = found, fds
 
     def delete(self) -> None:
         with self._life:
@@ -108,7 +111,7 @@ class Host:
                 raise ApiError(HTTPStatus.METHOD_NOT_ALLOWED, "the VM is booted already")
             config = copy.deepcopy(self.config)
             configs.name_devices(config, self._catalog)
-            lent = {name: _lend(fds) for name, fds in self._fds.items()}
+            lent = {name: _lend(fds) for name, fds in self._fds.items() if name in _ids(config)}
             vm = None
             try:
                 wanted = configs.to_vm_config(config, self._base, self._catalog, lent)
@@ -142,6 +145,8 @@ class Host:
 
     def _stop(self) -> None:
         """End the VM, with _life held; hot-plugged devices stay in the configuration, as there."""
+        # Before the VM is taken away: what is added from then on waits for the next boot, and was never this machine's.
+        known = self.config
         vm, self.vm = self.vm, None
         if vm is not None:
             try:
@@ -150,7 +155,8 @@ class Host:
                 pass  # it is gone, and close() sees to the rest
             with self._change:
                 if self.config is not None:
-                    self.config = self._present(self.config, vm)
+                    self.config = self._present(self.config, vm, known)
+                    self._drop_unused_fds(self.config)
                 vm.close()
 
     def close(self) -> None:
@@ -209,7 +215,8 @@ class Host:
         if config is None:
             raise _not_created()
         memory = config["memory"]
-        size = memory["size"] + sum(zone.get("size", 0) for zone in memory.get("zones") or ())
+        parts = [memory, *(memory.get("zones") or ())]
+        size = sum((part.get("size") or 0) + (part.get("hotplugged_size") or 0) for part in parts)
         found: Json = {"config": config, "state": "Created", "memory_actual_size": size}
         if vm is not None:
             found["config"] = self._present(config, vm)
@@ -323,24 +330,31 @@ class Host:
             before = self.config
             self.config = self._present(before, vm)
             if self.config is not before:
-                there = {device["id"] for device in vm.devices()}
-                for name in self._fds.keys() - there:
-                    self._drop_fds(name)
+                self._drop_unused_fds(self.config)
         return self.config
 
-    def _present(self, config: Json, vm: Vm) -> Json:
-        """The configuration without what the machine no longer has; the same object if that is nothing."""
+    def _present(self, config: Json, vm: Vm, known: Json | None = None) -> Json:
+        """The configuration without what the machine no longer has; the same object if that is nothing.
+
+        `known` is an earlier configuration: what it did not have stays, the machine was never given it.
+        """
+        known = config if known is None else known
         devices = vm.devices()
         types = {device["type"] for device in devices}
         off = [part.field for part in sections.SECTIONS
-               if part.shape == "switch" and config.get(part.field) and part.type not in types]  # fmt: skip
+               if part.shape == "switch" and config.get(part.field) and known.get(part.field)
+               and part.type not in types]  # fmt: skip
         if off:
             config = {**config, **dict.fromkeys(off, False)}
-        gone = _ids(config) - {device["id"] for device in devices} - self._silent
+        gone = (_ids(config) & _ids(known)) - {device["id"] for device in devices} - self._silent
         return _without(config, gone) if gone else config
 
     def _drop_fds(self, name: str) -> None:
         _close(self._fds.pop(name, []))
+
+    def _drop_unused_fds(self, config: Json) -> None:
+        for name in self._fds.keys() - _ids(config):
+            self._drop_fds(name)
 
     def resize(self, cpus: int | None, memory: int | None, balloon: int | None) -> None:
         with self._change:
@@ -353,7 +367,7 @@ class Host:
                 config["balloon"]["size"] = balloon
             if vm is None:
                 if memory is not None:
-                    config["memory"]["size"] = memory
+                    _set_size(config["memory"], memory)
                 config = configs.check_parts(config)
             else:
                 vm.resize(cpus, memory, balloon)
@@ -369,7 +383,7 @@ class Host:
             if not zones:
                 raise ApiError(HTTPStatus.NOT_FOUND, f"there is no memory zone '{name}'")
             if vm is None:
-                zones[0]["size"] = size
+                _set_size(zones[0], size)
                 config = configs.check_parts(config)
             else:
                 vm.resize_zone(name, size)
@@ -394,6 +408,12 @@ def _not_booted() -> ApiError:
 
 def _no_device(name: str) -> ApiError:
     return ApiError(HTTPStatus.NOT_FOUND, f"there is no device '{name}'")
+
+
+def _set_size(part: Json, size: int) -> None:
+    """Have memory start with `size` bytes in all: none of them is plugged in later any more."""
+    part["size"] = size
+    part.pop("hotplugged_size", None)
 
 
 def _memory_changes(config: Json) -> bool:
@@ -438,6 +458,18 @@ def _ids(config: Json) -> set[str]:
         for item in (value if isinstance(value, list) else [value])
         if key not in _NO_DEVICES and isinstance(item, dict) and "id" in item
     }
+
+
+def _own(fds: list[int]) -> None:
+    """Take over descriptors that flags name; no program that is started gets them. Raises UserError."""
+    for index, fd in enumerate(fds):
+        # A plan's own check is too late: it gets copies, which have numbers of their own.
+        if fd <= 2 or fd in fds[:index]:
+            raise UserError("--net fd=", f"{fd} is in use already", "pass a descriptor for this device alone")
+        try:
+            os.set_inheritable(fd, False)
+        except OSError:
+            raise UserError("--net fd=", f"{fd} is no open file", "pass one that was opened before") from None
 
 
 def _lend(fds: list[int]) -> list[int]:

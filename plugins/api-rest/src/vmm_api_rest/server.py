@@ -22,6 +22,12 @@ import h11
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Protocol
+
+    class Stream(Protocol):
+        def __iter__(self) -> Iterator[bytes]: ...
+        def close(self) -> None: ...
+
 
 #: bytes of a request's body, and of its line with all headers
 MAX_BODY, MAX_HEAD = 4 << 20, 16 << 10
@@ -43,12 +49,15 @@ class Request:
 
 
 class Response:
-    """One answer. `stream` goes on after the body until it ends or the client goes; `after` is called then."""
+    """One answer. `stream` goes on after the body until it ends or the client goes; `after` is called then.
+
+    The connection closes the stream, also one that it could not begin to send.
+    """
 
     __slots__ = ("after", "body", "kind", "status", "stream")
 
     def __init__(self, status: int, body: bytes = b"", kind: str = "application/json", *,
-                 stream: Iterator[bytes] | None = None, after: Callable[[], None] | None = None) -> None:  # fmt: skip
+                 stream: Stream | None = None, after: Callable[[], None] | None = None) -> None:  # fmt: skip
         self.status, self.body, self.kind, self.stream, self.after = status, body, kind, stream, after
 
 
@@ -155,6 +164,7 @@ class Connection:
         self.busy, self.since = False, time.monotonic()
         self._leaving = False
         self._fds: list[int] = []
+        self._bodyless = False  # the answer has no body, whatever its headers say: the request is HEAD
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         self.thread = threading.Thread(target=self._run, name="api-client", daemon=True)
 
@@ -213,6 +223,7 @@ class Connection:
     def _read_request(self) -> Request | None:
         """The next request, or None: the client has gone."""
         head: h11.Request | None = None
+        self._bodyless = False
         body = bytearray()
         deadline = None
         if self._http.trailing_data[0]:  # of a request that came with the one before
@@ -230,6 +241,7 @@ class Connection:
                     deadline = time.monotonic() + REQUEST_TIME
             elif isinstance(event, h11.Request):
                 head = event
+                self._bodyless = event.method == b"HEAD"
                 if sum(len(name) + len(value) for name, value in event.headers) > MAX_HEAD:
                     raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
                 length = dict(event.headers).get(b"content-length", b"0")
@@ -302,6 +314,13 @@ class Connection:
             left -= len(data)
 
     def _write(self, response: Response, last: bool = False) -> None:
+        try:
+            self._write_all(response, last)
+        finally:
+            if response.stream is not None:
+                response.stream.close()
+
+    def _write_all(self, response: Response, last: bool) -> None:
         status = HTTPStatus(response.status)
         headers = [("Server", "vmm API")]
         if response.stream is not None:
@@ -315,11 +334,12 @@ class Connection:
         # No reason phrase: Cloud Hypervisor's client takes all up to the end of the line for the number.
         head = h11.Response(status_code=status, headers=headers, reason=b"")
         if response.stream is None:
-            self._send(head, *([h11.Data(data=response.body)] if response.body else []), h11.EndOfMessage())
+            body = b"" if self._bodyless else response.body
+            self._send(head, *([h11.Data(data=body)] if body else []), h11.EndOfMessage())
             return
         self._send(head)
         for part in response.stream:
-            if self._leaving:
+            if self._leaving or self._bodyless:
                 break
             self._send(h11.Data(data=part))
         self._send(h11.EndOfMessage())

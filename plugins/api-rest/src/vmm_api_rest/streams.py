@@ -10,8 +10,7 @@ from vmmcore.front.events import Renderer, sse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
+    from typing import Any, Self
 
     Inbox = queue.Queue[bytes | None]
 
@@ -48,32 +47,23 @@ class Events:
         except queue.Full:
             self._listeners.remove(inbox)
 
-    def listen(self) -> Iterator[bytes] | None:
-        """A stream of server-sent events from now on; None: too many listen already."""
+    def listen(self) -> Stream | None:
+        """A stream of server-sent events from now on, to be closed; None: too many listen already."""
         inbox: Inbox = queue.Queue(BACKLOG)
         with self._lock:
             if len(self._listeners) >= MAX_LISTENERS or self._closed:
                 return None
             self._listeners.append(inbox)
-        return self._stream(inbox)
+        return Stream(self, inbox)
 
-    def _stream(self, inbox: Inbox) -> Iterator[bytes]:
-        try:
-            yield b": vmm\n\n"  # the headers go out with it
-            while True:
-                try:
-                    text = inbox.get(timeout=ALIVE)
-                except queue.Empty:
-                    text = b":\n\n"
-                if text is None:
-                    return
-                yield text
-                if inbox not in self._listeners and inbox.empty():
-                    return
-        finally:
-            with self._lock:
-                if inbox in self._listeners:
-                    self._listeners.remove(inbox)
+    def listens(self, inbox: Inbox) -> bool:
+        """Whether events still come to it."""
+        return inbox in self._listeners
+
+    def forget(self, inbox: Inbox) -> None:
+        with self._lock:
+            if inbox in self._listeners:
+                self._listeners.remove(inbox)
 
     def close(self) -> None:
         """The streams end when they have sent what there is."""
@@ -81,3 +71,34 @@ class Events:
             self._closed = True
             for inbox in list(self._listeners):
                 self._put(inbox, None)
+
+
+class Stream:
+    """What one listener gets. No generator: close() gives the listener's place free even if nothing was ever read."""
+
+    def __init__(self, events: Events, inbox: Inbox) -> None:
+        self._events, self._inbox = events, inbox
+        self._begun = self._ended = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        if not self._begun:
+            self._begun = True
+            return b": vmm\n\n"  # the headers go out with it
+        text = None
+        if not self._ended and (self._events.listens(self._inbox) or not self._inbox.empty()):
+            try:
+                text = self._inbox.get(timeout=ALIVE)
+            except queue.Empty:
+                text = b":\n\n"
+        if text is None:
+            self._ended = True
+            self.close()
+            raise StopIteration
+        return text
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._events.forget(self._inbox)
