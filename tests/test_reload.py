@@ -173,6 +173,19 @@ def test_an_error_keeps_the_old_code(vm: Vm, folder: Path, source: str, what: st
     assert vm.wait(60) == 0
 
 
+def test_a_new_object_that_is_not_taken_is_removed_once(vm: Vm, folder: Path) -> None:
+    log = folder / "log"
+    told = f"""
+    def remove(self):
+        with open({str(log)!r}, "a") as file:
+            file.write("let go ")
+"""
+    (folder / "board.py").write_text(NEW.replace("on_write_BELL", "on_write_BEL") + told)
+    with pytest.raises(GuestError, match="on_write_BEL"):
+        vm.reload_device(board(vm))
+    assert log.read_text() == "let go "
+
+
 def test_while_paused(vm: Vm, folder: Path) -> None:
     vm.pause()
     (folder / "board.py").write_text(NEW)

@@ -294,6 +294,7 @@ class PciDevice(Device):
         """There is no place for it: what it has got by now goes."""
         from .machine.bus import report
 
+        self.state = "removed"
         try:
             self.remove()
         except Exception as error:

@@ -39,8 +39,10 @@ def check_cpus(machine: Machine, wanted: int) -> None:
 
 
 def make_cpus(machine: Machine, wanted: int) -> list[int]:
-    """Make the vCPUs that are missing; which they are. The guest does not know them yet. Raises VmmError."""
-    check_cpus(machine, wanted)
+    """Make the vCPUs that are missing; which they are. The guest does not know them yet. Raises VmmError.
+
+    `wanted` has passed check_cpus().
+    """
     if machine.cpu_hotplug == ffi.NULL:
         return []
     take_ejected(machine)

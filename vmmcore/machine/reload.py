@@ -117,7 +117,8 @@ def _drop(new: PciDevice) -> None:
     try:
         if new.state == "activated":
             new._enter("paused")
-        new.remove()
+        if new.state != "removed":
+            new.remove()
     except Exception:  # what is missing in it has been told already, as the error that led here
         pass
     if new.pci is not None:
