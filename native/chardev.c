@@ -39,7 +39,8 @@ struct vmm_chardev {
   uint8_t ring[RING];
   size_t head, n;
   int timer_fd;
-  bool timer_armed, waiting_out, was_full, out_registered;
+  bool timer_armed, waiting_out, was_full;
+  _Atomic bool out_registered; /* changed with the lock; vmm_chardev_close() reads it without */
   _Atomic bool in_started;
   _Atomic bool room_note; /* tell rx() that there is room again */
 
@@ -49,7 +50,8 @@ struct vmm_chardev {
   int in_fd, kick_fd;          /* input half: the loop's thread only, but for kick_fd */
   uint8_t in[1024];
   size_t in_n;
-  bool in_registered, in_always, in_eof, ctrl_a;
+  _Atomic bool in_registered; /* vmm_chardev_close() reads it too */
+  bool in_always, in_eof, ctrl_a;
   bool raw;
   struct termios saved;
 };
@@ -288,7 +290,8 @@ static void next_client(vmm_chardev *d) {
   if (d->out_registered) vmm_loop_del(d->loop, d->out_fd);
   if (d->out_fd >= 0) close(d->out_fd);
   if (d->in_fd >= 0) close(d->in_fd);
-  d->out_registered = d->waiting_out = false;
+  d->out_registered = false;
+  d->waiting_out = false;
   d->kind = OUT_NONE;
   d->n = 0;
   flush(d); /* says that there is room */
@@ -372,9 +375,10 @@ void vmm_chardev_close(vmm_chardev *d) {
   atomic_store(&d->closing, true); /* clients neither come nor go once the first loop_del() is back */
   if (d->listen_fd >= 0) vmm_loop_del(d->loop, d->listen_fd);
   if (d->loop && d->kick_fd >= 0) vmm_loop_del(d->loop, d->kick_fd);
-  if (d->loop && d->timer_fd >= 0) vmm_loop_del(d->loop, d->timer_fd);
   if (d->in_registered) vmm_loop_del(d->loop, d->in_fd);
   if (d->out_registered) vmm_loop_del(d->loop, d->out_fd);
+  /* Last: a handler that has just taken its own descriptor off the loop may still run until this is back. */
+  if (d->loop && d->timer_fd >= 0) vmm_loop_del(d->loop, d->timer_fd);
   d->out_registered = false;
   /* The guest's last words: give a slow reader (a pipe, a terminal) a second, no more. */
   for (int rounds = 0; d->kind != OUT_NONE && d->n && rounds < 10; rounds++) {

@@ -156,14 +156,14 @@ int vmm_loop_del(vmm_loop *loop, int fd) {
     e->next = loop->dead, loop->dead = e;
   }
   pthread_mutex_unlock(&loop->lock);
-  if (!e) return -ENOENT;
+  /* Also where there is none: the handler may have removed itself, and still run. */
   if (!pthread_equal(pthread_self(), loop->thread)) {
     pthread_mutex_lock(&loop->gate);
     pthread_mutex_lock(&loop->running);
     pthread_mutex_unlock(&loop->running);
     pthread_mutex_unlock(&loop->gate);
   }
-  return 0;
+  return e ? 0 : -ENOENT;
 }
 
 void vmm_loops_free(vmm_vm *vm) {

@@ -106,6 +106,40 @@ TEST(loop_del_waits_for_the_handler) {
   fake_vm_end(vm);
 }
 
+static void leave_then_slow(void *opaque, int fd, uint32_t events) {
+  struct counter *c = opaque;
+  EQ(vmm_loop_del(c->loop, fd), 0);
+  slow(opaque, fd, events);
+}
+
+static void *late_deleter(void *opaque) {
+  struct counter *c = opaque;
+  sem_post(&c->ran);
+  EQ(vmm_loop_del(c->loop, c->fd), -ENOENT);
+  EQ(c->inside, false);
+  return NULL;
+}
+
+TEST(loop_del_waits_for_a_handler_that_has_removed_itself) {
+  vmm_vm *vm = fake_vm();
+  vmm_loop *loop = vmm_loop_get(vm, 0);
+  for (unsigned i = 0; i < 50; i++) {
+    struct counter c;
+    counter_init(&c, loop);
+    EQ(vmm_loop_add(loop, c.fd, EPOLLIN, leave_then_slow, &c), 0);
+    CHECK(!eventfd_write(c.fd, 1));
+    down(&c.ran);
+    pthread_t t;
+    pthread_create(&t, NULL, late_deleter, &c);
+    down(&c.ran);
+    usleep(100); /* without the wait it would see the handler inside */
+    sem_post(&c.leave);
+    pthread_join(t, NULL);
+    close(c.fd);
+  }
+  fake_vm_end(vm);
+}
+
 static void delete_self_and_other(void *opaque, int fd, uint32_t events) {
   struct counter *c = opaque;
   (void)events;
