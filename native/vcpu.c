@@ -39,15 +39,23 @@ int vmm_vcpu_new(vmm_vm *vm, unsigned index, unsigned long id) {
   v->vm = vm;
   v->index = index;
   v->run_size = (size_t)vm->run_size;
-  v->fd = ioctl(vm->fd, KVM_CREATE_VCPU, id);
-  if (v->fd < 0) {
-    int err = VMM_FAIL(vm, "KVM_CREATE_VCPU");
+  /* KVM has a vCPU for as long as the VM, and no second one of its number: what may fail comes before. */
+  v->run = mmap(NULL, v->run_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (v->run == MAP_FAILED) {
+    int err = VMM_FAIL(vm, "mmap of kvm_run");
     free(v);
     return err;
   }
-  v->run = mmap(NULL, v->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
-  if (v->run == MAP_FAILED) {
+  v->fd = ioctl(vm->fd, KVM_CREATE_VCPU, id);
+  if (v->fd < 0) {
+    int err = VMM_FAIL(vm, "KVM_CREATE_VCPU");
+    munmap(v->run, v->run_size);
+    free(v);
+    return err;
+  }
+  if (mmap(v->run, v->run_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, v->fd, 0) == MAP_FAILED) {
     int err = VMM_FAIL(vm, "mmap of kvm_run");
+    munmap(v->run, v->run_size);
     close(v->fd);
     free(v);
     return err;

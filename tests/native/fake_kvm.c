@@ -148,6 +148,9 @@ static int answer(unsigned long request, void *arg) {
   case KVM_CHECK_EXTENSION:
     return (long)arg == fake.lacks ? 0 : (long)arg == KVM_CAP_NR_MEMSLOTS ? FAKE_SLOTS : 1;
   case KVM_CREATE_VCPU: {
+    uint64_t *had = &fake.vcpus[(uintptr_t)arg / 64 % 4], bit = 1ull << ((uintptr_t)arg % 64);
+    if (*had & bit) return no(EEXIST); /* also when its descriptor has been closed */
+    *had |= bit;
     int fd = memfd_create("vcpu", MFD_CLOEXEC);
     return fd < 0 || ftruncate(fd, GUEST_RUN_SIZE) ? -1 : fd;
   }

@@ -56,6 +56,7 @@ struct fake_cpu;
 
 struct fake_kvm {
   pthread_mutex_t lock;
+  uint64_t vcpus[4];               /* a bit for each number that KVM_CREATE_VCPU has had */
   struct kvm_irq_routing *routing; /* the last table; NULL: none */
   unsigned routings;               /* KVM_SET_GSI_ROUTING calls */
   struct fake_irqfd irqfd[FAKE_IRQFDS];

@@ -250,6 +250,12 @@ TEST(vcpu_creation_errors) {
   CHECK(strstr(vmm_failed(vm), "KVM_CREATE_VCPU"));
   fake.fail_request = 0;
   EQ(vmm_vcpu_fd(vm, 0), -ENOENT);
+  int size = vm->run_size;
+  vm->run_size = -4096; /* more than there are addresses */
+  EQ(vmm_vcpu_new(vm, 0, 0), -ENOMEM);
+  CHECK(strstr(vmm_failed(vm), "mmap of kvm_run"));
+  vm->run_size = size;
+  EQ(vmm_vcpu_fd(vm, 0), -ENOENT);
   CHECK(vmm_vcpu_new(vm, 0, 0) >= 0);
   EQ(vmm_vcpu_new(vm, 0, 0), -EEXIST);
   EQ(vmm_vcpu_affinity(vm, 1, (uint16_t[]){0}, 1), -EINVAL);
