@@ -146,6 +146,7 @@ vmm_loop *vmm_queue_loop(vmm_queue *q);
 int vmm_queue_handle(vmm_queue *q, vmm_queue_fn fn, void *opaque);
 int vmm_queue_handled(vmm_queue *q);
 void vmm_queue_kicked(vmm_queue *q);
+void vmm_queue_again(vmm_queue *q);
 void vmm_queue_counts(vmm_queue *q, uint64_t *out);
 void vmm_queue_addresses(vmm_queue *q, uint64_t *out);
 int vmm_queue_kick_fd(vmm_queue *q);

@@ -340,6 +340,8 @@ uint32_t vmm_queue_size(vmm_queue *q);
 uint64_t vmm_queue_features(vmm_queue *q);
 vmm_loop *vmm_queue_loop(vmm_queue *q);
 int vmm_queue_handle(vmm_queue *q, vmm_queue_fn fn, void *opaque);
+int vmm_queue_serve(vmm_queue *q, vmm_request_fn fn, void *opaque);
+void vmm_queue_again(vmm_queue *q);
 int vmm_queue_handled(vmm_queue *q);
 void vmm_queue_kicked(vmm_queue *q);
 void vmm_queue_counts(vmm_queue *q, uint64_t *out);

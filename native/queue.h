@@ -39,6 +39,11 @@ struct vmm_queue {
   unsigned loop_index;
   vmm_queue_fn fn;
   void *opaque;
+  vmm_request_fn request; /* vmm_queue_serve(): called with the next two */
+  void *request_opaque;
+  struct iovec *iov;
+  uint32_t cap;
+  _Atomic bool again; /* the next kick is one of our own */
 };
 
 int vmm_queue_start(vmm_queue *q, vmm_vm *vm, uint32_t size, uint64_t features, uint64_t desc, uint64_t driver,

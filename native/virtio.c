@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 enum { S_DRIVER_OK = 4, S_FEATURES_OK = 8, S_NEEDS_RESET = 64, S_FAILED = 128, S_ALL = 207 };
+enum { TURN = 32 /* requests */, SPARE = 8 /* pieces: guest memory need not be in one */ };
 enum { NO_VECTOR = 0xffff, ISR_QUEUE = 1, ISR_CONFIG = 2, CFG_LEN = 60 };
 enum { /* virtio_pci_common_cfg, §4.1.4.3 */
   DEVICE_FEATURE_SELECT = 0, DEVICE_FEATURE = 4, DRIVER_FEATURE_SELECT = 8, DRIVER_FEATURE = 12,
@@ -106,6 +107,8 @@ static void queue_end(vmm_queue *q) {
     close(q->call_fd);
   }
   q->kick_fd = q->call_fd = -1;
+  free(q->iov);
+  q->iov = NULL;
   q->size = 0;
   q->why = "not active";
   q->want = q->max;
@@ -453,13 +456,56 @@ void vmm_virtio_settle(vmm_virtio *v) {
 static void on_kick(void *opaque, int fd, uint32_t events) {
   vmm_queue *q = opaque;
   (void)fd, (void)events;
-  vmm_queue_count(q, VMM_COUNT_KICKS, 1);
+  vmm_queue_kicked(q);
   q->fn(q->opaque, q);
 }
 
-/* A handler in Python was woken. Main thread. */
+/* From the queue's thread: a handler was woken. */
 void vmm_queue_kicked(vmm_queue *q) {
-  vmm_queue_count(q, VMM_COUNT_KICKS, 1);
+  if (!atomic_exchange(&q->again, false)) vmm_queue_count(q, VMM_COUNT_KICKS, 1);
+}
+
+void vmm_queue_again(vmm_queue *q) {
+  atomic_store(&q->again, true);
+  (void)!eventfd_write(q->eventfd, 1);
+}
+
+/* A turn: some requests, however many there are. */
+static void serve(void *opaque, vmm_queue *q) {
+  struct vmm_chain chain;
+  unsigned left = TURN;
+  (void)opaque;
+  do {
+    int got = 0;
+    while (left && (got = vmm_queue_pop(q, &chain, q->iov, q->cap)) > 0) {
+      int64_t done = q->request(q->request_opaque, q, &chain, q->iov);
+      if (done == VMM_REQUEST_LATER) {
+        vmm_queue_unpop(q, &chain);
+        vmm_queue_flush(q);
+        vmm_queue_quiet(q); /* a kick would not help */
+        return;
+      }
+      if (done >= 0) vmm_queue_push(q, &chain, q->iov, (uint32_t)done);
+      left = atomic_load(&q->again) ? 0 : left - 1;
+    }
+    vmm_queue_flush(q);
+    if (got < 0) return;
+    if (!left) {
+      vmm_queue_again(q);
+      return;
+    }
+  } while (vmm_queue_wait(q));
+}
+
+int vmm_queue_serve(vmm_queue *q, vmm_request_fn fn, void *opaque) {
+  if (!q->size || q->loop_fd >= 0) return -EINVAL;
+  q->cap = q->size + SPARE;
+  free(q->iov); /* of before a pause */
+  q->iov = calloc(q->cap, sizeof *q->iov);
+  if (!q->iov) return -ENOMEM;
+  q->request = fn;
+  q->request_opaque = opaque;
+  return vmm_queue_handle(q, serve, NULL);
 }
 
 /* VMM_COUNT_*, since the machine was built. Any thread. */

@@ -15,6 +15,7 @@ KNOWN = {
     1: "f8ba20244281c41c",
     2: "4455ffa3a94bb48f",
     3: "d4d7efabfd383b49",
+    4: "e9ef41bd4fbf7aa3",
 }
 
 

@@ -12,7 +12,7 @@ A device in Python::
                 chain.write(chain.read())
 
 A device with a data plane in C overrides :meth:`VirtioDevice.start`, hands ``queue.address`` to its C half,
-which calls ``queue_handle()`` (vmmcore.h), and :meth:`VirtioDevice.stop`.
+which calls ``queue_serve()`` or ``queue_handle()`` (vmmcore.h), and :meth:`VirtioDevice.stop`.
 
 The transport (virtio 1.2 §4.1: common configuration, ISR, notifications, device configuration) is served in C
 (native/virtio.c), and so are the rings (native/queue.c). Python hears of DRIVER_OK and reset, on the main thread.
@@ -41,6 +41,9 @@ F_RING_RESET = 1 << 40
 #: the driver wrote for the device and that the device wrote, interrupts, and times that a kick woke the device. What
 #: vhost or another process does with a queue is not seen here
 QUEUE_COUNTERS = ("requests", "out_bytes", "in_bytes", "interrupts", "kicks")
+
+#: requests that a loop over a queue has in a row
+TURN = 32
 
 # VMM_WANT_* of native/virtio.h
 _START, _HALT, _CONFIG, _FAILED = 1, 2, 4, 8
@@ -201,16 +204,25 @@ class Queue:
         return request
 
     def __iter__(self) -> Iterator[Chain]:
-        """Every request that is there. Each is given back when the loop goes on, unless kept."""
+        """The requests that are there, at most :data:`TURN`. Each is given back when the loop goes on, unless kept.
+
+        If there may be more, the device's handle() is called again after what else the main thread has to do: a
+        driver that never stops asking holds up nobody.
+        """
         from .machine.native import lib
 
+        left = TURN
         while True:
-            request = self.pop()
+            request = self.pop() if left else None
             if request is None:
                 lib.vmm_queue_flush(self._q)
+                if not left:
+                    lib.vmm_queue_again(self._q)
+                    return
                 if not lib.vmm_queue_wait(self._q):
                     return
                 continue
+            left -= 1
             yield request
             if not request._kept and request in self._kept:
                 self._kept.discard(request)

@@ -258,7 +258,7 @@ void device_free(void *device);
 """
 
 NATIVE["native/device.c"] = """\
-/* The data plane. Its queue's handler runs on a loop's thread, without Python. */
+/* The data plane. Its requests are served on a loop's thread, without Python. */
 #include "device.h"
 
 #include <stdlib.h>
@@ -266,13 +266,10 @@ NATIVE["native/device.c"] = """\
 
 #include "vmmcore.h"
 
-enum { QUEUE_SIZE = 64, PIECES = QUEUE_SIZE + 8 };
-
 struct device {
   const struct vmm_api *api;
   uint64_t *requests; /* a counter of the VM; NULL without memory */
   uint32_t limit;
-  struct iovec iov[PIECES];
 };
 
 /* Copy up to `limit` bytes of what the driver wrote to where it wants the answer: two lists of pieces. */
@@ -292,24 +289,16 @@ static size_t copy(const struct iovec *from, size_t n_from, const struct iovec *
   return done;
 }
 
-static void on_queue(void *opaque, vmm_queue *queue) {
+static int64_t serve(void *opaque, vmm_queue *queue, struct vmm_chain *chain, struct iovec *iov) {
   struct device *d = opaque;
-  const struct vmm_api *api = d->api;
-  struct vmm_chain chain;
-  int got;
-  do {
-    while ((got = api->queue_pop(queue, &chain, d->iov, PIECES)) == 1) {
-      size_t n = copy(d->iov, chain.n_out, d->iov + chain.n_out, chain.n_in, d->limit);
-      api->queue_push(queue, &chain, d->iov, (uint32_t)n);
-      if (d->requests) __atomic_fetch_add(d->requests, 1, __ATOMIC_RELAXED);
-    }
-    api->queue_flush(queue);
-  } while (!got && api->queue_wait(queue)); /* more came while we were about to leave */
+  (void)queue;
+  if (d->requests) __atomic_fetch_add(d->requests, 1, __ATOMIC_RELAXED);
+  return (int64_t)copy(iov, chain->n_out, iov + chain->n_out, chain->n_in, d->limit);
 }
 
 void *device_new(const void *table, void *vm, const char *id, uint32_t limit) {
   const struct vmm_api *api = table;
-  if (vmm_api_check(api, 1)) return NULL;
+  if (vmm_api_check(api, 4)) return NULL;
   struct device *d = calloc(1, sizeof *d);
   if (d) *d = (struct device){.api = api, .requests = api->counter(vm, id, "requests"), .limit = limit};
   return d;
@@ -317,7 +306,7 @@ void *device_new(const void *table, void *vm, const char *id, uint32_t limit) {
 
 int device_serve(void *device, void *queue) {
   struct device *d = device;
-  return d->api->queue_handle(queue, on_queue, d);
+  return d->api->queue_serve(queue, serve, d);
 }
 
 void device_free(void *device) {

@@ -20,7 +20,7 @@
 
 #define VMM_API_MAGIC 0x504d4d56u /* "VMMP" in memory */
 #define VMM_API_MAJOR 1u
-#define VMM_API_MINOR 3u
+#define VMM_API_MINOR 4u
 
 typedef struct vmm_vm vmm_vm;           /* one virtual machine */
 typedef struct vmm_loop vmm_loop;       /* one epoll thread */
@@ -76,6 +76,14 @@ struct vmm_chain {
 
 /* The driver made something available in the queue. Runs on the queue's loop, never twice at a time. */
 typedef void (*vmm_queue_fn)(void *opaque, vmm_queue *queue);
+
+/* One request, as queue_pop() has it. Returns how many bytes of the writable pieces are filled, and it is given back to
+ * the driver; or VMM_REQUEST_*. Runs on the queue's loop, never twice at a time. */
+typedef int64_t (*vmm_request_fn)(void *opaque, vmm_queue *queue, struct vmm_chain *chain, struct iovec *iov);
+enum {
+  VMM_REQUEST_KEPT = -1,  /* the device gives it back later: queue_push() and queue_flush(), on the queue's loop */
+  VMM_REQUEST_LATER = -2, /* back into the queue, and no more of them until queue_again() or a kick */
+};
 
 struct vmm_api {
   uint32_t magic, major, minor, size;
@@ -182,6 +190,16 @@ struct vmm_api {
   /* Change `len` bytes at `at` of the device configuration space of the queue's device; with `notify` the driver is
    * told. -EINVAL outside of it. Any thread. */
   int (*queue_config)(vmm_queue *queue, uint32_t at, const void *data, uint32_t len, int notify);
+
+  /* --- since 1.4 --- */
+
+  /* In the device's start(): call fn on the queue's loop for each request. The core pops, gives back and interrupts, and
+   * lets others have the loop after every 32: a driver that never stops asking holds up nobody. Ends before stop() is
+   * called. Instead of queue_handle(), which leaves all that to the device. */
+  int (*queue_serve)(vmm_queue *queue, vmm_request_fn fn, void *opaque);
+  /* Have the queue's handler called (again), once others have had the loop. In a vmm_request_fn: this request was the
+   * last for now. While the device runs, any thread. */
+  void (*queue_again)(vmm_queue *queue);
 };
 
 /* Events of ged_notify(), as the machine's ACPI tables have them. */

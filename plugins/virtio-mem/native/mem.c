@@ -12,8 +12,6 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -24,7 +22,6 @@ enum { REQ_PLUG, REQ_UNPLUG, REQ_UNPLUG_ALL, REQ_STATE };       /* §5.15.6 */
 enum { RESP_ACK, RESP_NACK, RESP_BUSY, RESP_ERROR };
 enum { STATE_PLUGGED, STATE_UNPLUGGED, STATE_MIXED };
 enum { REQ_BYTES = 24, RESP_BYTES = 10 };
-enum { BATCH = 16 /* requests in a row: others use the loop too, and wait for it */ };
 enum { CONFIG_USABLE = 32, CONFIG_PLUGGED = 40 };               /* §5.15.4 */
 /* Beyond what is asked for, so that the driver can go around blocks that it cannot use. */
 #define SLACK (256ull << 20)
@@ -35,12 +32,7 @@ struct mem {
   uint64_t addr, size, block, token;
   uint32_t flags;
   uint8_t *host;
-  int wake_fd;      /* to go on later */
-  vmm_queue *queue; /* NULL: stopped */
-  vmm_loop *loop;
-  struct iovec *iov;
-  uint32_t cap;
-  uint64_t *requests, *refused, *plugs, *unplugs; /* counters */
+    uint64_t *requests, *refused, *plugs, *unplugs; /* counters */
 
   pthread_mutex_t lock;
   uint64_t requested, usable, plugged;
@@ -159,10 +151,11 @@ static void publish(struct mem *m, vmm_queue *queue, uint64_t usable) {
   m->api->queue_config(queue, CONFIG_USABLE, word, 8, 0);
 }
 
-static uint32_t answer(struct mem *m, vmm_queue *queue, const struct vmm_chain *chain) {
+static int64_t answer(void *opaque, vmm_queue *queue, struct vmm_chain *chain, struct iovec *iov) {
+  struct mem *m = opaque;
   uint8_t request[REQ_BYTES], response[RESP_BYTES] = {0};
   uint16_t state = 0;
-  if (copy(m->iov, chain->n_out, request, sizeof request, false) < sizeof request) return 0;
+  if (copy(iov, chain->n_out, request, sizeof request, false) < sizeof request) return 0;
   pthread_mutex_lock(&m->lock);
   uint64_t before = m->plugged, usable = m->usable;
   int type = serve(m, request, &state);
@@ -177,56 +170,11 @@ static uint32_t answer(struct mem *m, vmm_queue *queue, const struct vmm_chain *
   count(type == RESP_ACK ? m->requests : m->refused, 1);
   vmm_store(response, 2, (uint64_t)type);
   vmm_store(response + 8, 2, state);
-  return copy(m->iov + chain->n_out, chain->n_in, response, sizeof response, true);
-}
-
-static void run(struct mem *m) {
-  struct vmm_chain chain;
-  unsigned left = BATCH;
-  do {
-    int got = 0;
-    while (left && (got = m->api->queue_pop(m->queue, &chain, m->iov, m->cap)) > 0) {
-      m->api->queue_push(m->queue, &chain, m->iov, answer(m, m->queue, &chain));
-      left--;
-    }
-    m->api->queue_flush(m->queue);
-    if (got < 0) return;
-    if (!left) {
-      eventfd_write(m->wake_fd, 1);
-      return;
-    }
-  } while (m->api->queue_wait(m->queue));
-}
-
-static void on_queue(void *opaque, vmm_queue *queue) {
-  (void)queue;
-  run(opaque);
-}
-
-static void on_wake(void *opaque, int fd, uint32_t events) {
-  eventfd_t n;
-  (void)events;
-  if (!eventfd_read(fd, &n)) run(opaque);
+  return copy(iov + chain->n_out, chain->n_in, response, sizeof response, true);
 }
 
 int mem_start(struct mem *m, void *queue) {
-  if (m->queue) return -EBUSY;
-  m->queue = queue;
-  m->loop = m->api->queue_loop(queue);
-  m->cap = m->api->queue_size(queue) + 8;
-  m->iov = calloc(m->cap, sizeof *m->iov);
-  int error = m->iov ? m->api->loop_add(m->loop, m->wake_fd, EPOLLIN, on_wake, m) : -ENOMEM;
-  if (!error) error = m->api->queue_handle(queue, on_queue, m);
-  if (error) mem_stop(m);
-  return error;
-}
-
-void mem_stop(struct mem *m) {
-  if (!m->queue) return;
-  m->api->loop_del(m->loop, m->wake_fd); /* returns when nothing of ours runs any more */
-  m->queue = NULL;
-  free(m->iov);
-  m->iov = NULL;
+  return m->api->queue_serve(queue, answer, m);
 }
 
 int mem_request(struct mem *m, uint64_t bytes, uint64_t *usable) {
@@ -259,7 +207,7 @@ int mem_done(struct mem *m) {
 
 struct mem *mem_new(const void *api, void *vm, const char *id, uint64_t token, uint64_t addr, uint64_t size,
                     uint64_t block, uint32_t flags, int *error) {
-  *error = vmm_api_check(api, 3) ? -ENOTSUP : 0;
+  *error = vmm_api_check(api, 4) ? -ENOTSUP : 0;
   if (!*error && (!block || block & (block - 1) || !size || (addr | size) & (block - 1))) *error = -EINVAL;
   struct mem *m = *error ? NULL : calloc(1, sizeof *m);
   if (!m) {
@@ -271,12 +219,10 @@ struct mem *mem_new(const void *api, void *vm, const char *id, uint64_t token, u
   m->addr = addr, m->size = size, m->block = block, m->token = token, m->flags = flags;
   m->host = m->api->mem(vm, addr, size);
   m->map = calloc((size / block + 63) / 64, 8);
-  m->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (m->wake_fd < 0) *error = -errno;
   pthread_mutex_init(&m->lock, NULL);
   m->usable = usable_for(m, 0);
-  if (*error || !m->host || !m->map) {
-    if (!*error) *error = m->host ? -ENOMEM : -EFAULT;
+  if (!m->host || !m->map) {
+    *error = m->host ? -ENOMEM : -EFAULT;
     mem_free(m);
     return NULL;
   }
@@ -289,8 +235,6 @@ struct mem *mem_new(const void *api, void *vm, const char *id, uint64_t token, u
 
 void mem_free(struct mem *m) {
   if (!m) return;
-  mem_stop(m);
-  if (m->wake_fd >= 0) close(m->wake_fd);
   pthread_mutex_destroy(&m->lock);
   free(m->map);
   free(m);

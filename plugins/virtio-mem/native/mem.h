@@ -13,9 +13,8 @@ enum { MEM_SHARED = 1 /* a file is behind the region */, MEM_PREFAULT = 2 /* hav
  * `token`: of the device, told when the guest has come to the size that it was asked for. */
 struct mem *mem_new(const void *api, void *vm, const char *id, uint64_t token, uint64_t addr, uint64_t size,
                     uint64_t block, uint32_t flags, int *error);
-/* Serve `queue` (a vmm_queue *) until mem_stop(), which comes after the core has ended its handler. 0 or -errno. */
+/* Serve `queue` (a vmm_queue *) until the core ends its handler. 0 or -errno. */
 int mem_start(struct mem *mem, void *queue);
-void mem_stop(struct mem *mem);
 /* Ask for so many bytes of the region; *usable: how far it may be used now. -EINVAL: not possible. */
 int mem_request(struct mem *mem, uint64_t bytes, uint64_t *usable);
 /* Bytes that are plugged. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * virtio 1.2 §5.4. All of it runs on the queue's loop. A request that must wait (for the source, for the rate
- * limit) is put back into the queue, so that between two calls of run() the device holds nothing.
+ * limit) is put back into the queue, so that between two calls of serve() the device holds nothing.
  */
 #define _GNU_SOURCE
 #include "rng.h"
@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <sys/uio.h>
@@ -24,7 +23,6 @@
 
 enum {
   MOST = 16384,  /* bytes for one request: the driver may ask for 4 GiB, others use the loop too */
-  BATCH = 32,    /* requests in a row, for the same reason */
   PIECES = 1024, /* IOV_MAX */
 };
 #define RETRY_NS 10000000u /* for a source that neither has bytes nor can be polled */
@@ -34,7 +32,7 @@ enum source { SOURCE_FILE, SOURCE_DEVICE, SOURCE_FIFO };
 struct rng {
   const struct vmm_api *api;
   vmm_vm *vm;
-  int fd, timer_fd, wake_fd;
+  int fd, timer_fd;
   enum source kind;
   struct vmm_limiter limit;
   uint64_t *requests, *bytes, *throttled; /* counters */
@@ -42,8 +40,6 @@ struct rng {
   vmm_queue *queue; /* NULL: stopped. All below only on its loop then */
   vmm_loop *loop;
   bool polled, failed;
-  struct iovec *iov;
-  uint32_t cap;
 };
 
 static void count(uint64_t *counter, uint64_t n) {
@@ -53,11 +49,6 @@ static void count(uint64_t *counter, uint64_t n) {
 static void call_in(struct rng *r, uint64_t ns) {
   struct itimerspec t = {.it_value = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)}};
   timerfd_settime(r->timer_fd, 0, &t, NULL);
-}
-
-static void fail(struct rng *r, const char *why) {
-  r->failed = true;
-  r->api->queue_fail(r->queue, why);
 }
 
 /* What readv() says; -1 with EAGAIN: later. */
@@ -81,80 +72,47 @@ static uint32_t cut(struct iovec *iov, uint32_t n, uint64_t *size) {
   return i;
 }
 
-/* One request. True: it was answered, go on with the next. */
-static bool serve(struct rng *r, struct vmm_chain *chain) {
+static int64_t serve(void *opaque, vmm_queue *queue, struct vmm_chain *chain, struct iovec *iov) {
+  struct rng *r = opaque;
   uint64_t size;
-  struct iovec *iov = r->iov + chain->n_out;
-  uint32_t n = cut(iov, chain->n_in, &size);
+  uint32_t n = cut(iov + chain->n_out, chain->n_in, &size);
   ssize_t got = 0;
+  if (r->failed) return VMM_REQUEST_LATER;
   if (size) {
     uint64_t now = vmm_limiter_on(&r->limit) ? r->api->now_ns() : 0;
     uint64_t a = vmm_bucket_wait(&r->limit.bytes, size, now), b = vmm_bucket_wait(&r->limit.ops, 1, now);
     if (a || b) {
-      r->api->queue_unpop(r->queue, chain);
       count(r->throttled, 1);
       call_in(r, a > b ? a : b);
-      return false;
+      return VMM_REQUEST_LATER;
     }
-    got = read_source(r, iov, n);
+    got = read_source(r, iov + chain->n_out, n);
+    if (got < 0 && errno == EAGAIN) { /* the timer or the source will call */
+      if (!r->polled) call_in(r, RETRY_NS);
+      return VMM_REQUEST_LATER;
+    }
     if (got <= 0) {
-      int error = got ? errno : 0;
-      r->api->queue_unpop(r->queue, chain);
-      if (error == EAGAIN) {
-        if (!r->polled) call_in(r, RETRY_NS);
-        return false;
-      }
       char why[96];
       snprintf(why, sizeof why, "the source of random bytes %s%s", got ? "cannot be read: " : "has come to its end",
-               got ? strerror(error) : "");
-      fail(r, why);
-      return false;
+               got ? strerror(errno) : "");
+      r->failed = true;
+      r->api->queue_fail(queue, why);
+      return VMM_REQUEST_LATER;
     }
     vmm_bucket_spend(&r->limit.bytes, (uint64_t)got);
     vmm_bucket_spend(&r->limit.ops, 1);
   }
-  r->api->queue_push(r->queue, chain, r->iov, (uint32_t)got);
   count(r->requests, 1);
   count(r->bytes, (uint64_t)got);
-  return true;
+  return got;
 }
 
-static void run(struct rng *r) {
-  struct vmm_chain chain;
-  bool more = true;
-  unsigned left = BATCH;
-  if (r->failed) return;
-  do {
-    int popped = 0;
-    while (more && left && (popped = r->api->queue_pop(r->queue, &chain, r->iov, r->cap)) > 0) {
-      more = serve(r, &chain);
-      left--;
-    }
-    r->api->queue_flush(r->queue);
-    if (popped < 0) return;
-    if (!more) { /* the timer or the source will call: kicks would not help */
-      r->api->queue_quiet(r->queue);
-      return;
-    }
-    if (!left) {
-      eventfd_write(r->wake_fd, 1);
-      return;
-    }
-  } while (r->api->queue_wait(r->queue));
-}
-
-static void on_kick(void *opaque, vmm_queue *queue) {
-  (void)queue;
-  run(opaque);
-}
-
-/* Timer, our own eventfd, or the source. */
+/* Timer or source. */
 static void on_fd(void *opaque, int fd, uint32_t events) {
   struct rng *r = opaque;
   uint64_t ticks;
   (void)events;
-  if (fd != r->fd && read(fd, &ticks, sizeof ticks) < 0) return;
-  run(r);
+  if (fd == r->fd || read(fd, &ticks, sizeof ticks) > 0) r->api->queue_again(r->queue);
 }
 
 int rng_start(struct rng *r, void *queue) {
@@ -162,14 +120,10 @@ int rng_start(struct rng *r, void *queue) {
   r->queue = queue;
   r->failed = false;
   r->loop = r->api->queue_loop(queue);
-  r->cap = r->api->queue_size(queue) + 8;
-  r->iov = calloc(r->cap, sizeof *r->iov);
-  int error = r->iov ? 0 : -ENOMEM;
-  if (!error) error = r->api->loop_add(r->loop, r->timer_fd, EPOLLIN, on_fd, r);
-  if (!error) error = r->api->loop_add(r->loop, r->wake_fd, EPOLLIN, on_fd, r);
+  int error = r->api->loop_add(r->loop, r->timer_fd, EPOLLIN, on_fd, r);
   /* Edges only: a FIFO without a writer is hung up, and would say so for ever. */
   if (!error) r->polled = !r->api->loop_add(r->loop, r->fd, EPOLLIN | (uint32_t)EPOLLET, on_fd, r);
-  if (!error) error = r->api->queue_handle(queue, on_kick, r);
+  if (!error) error = r->api->queue_serve(queue, serve, r);
   if (error) rng_stop(r);
   return error;
 }
@@ -177,19 +131,16 @@ int rng_start(struct rng *r, void *queue) {
 void rng_stop(struct rng *r) {
   if (!r->queue) return;
   r->api->loop_del(r->loop, r->timer_fd);
-  r->api->loop_del(r->loop, r->wake_fd);
   if (r->polled) r->api->loop_del(r->loop, r->fd);
   r->polled = false;
   r->queue = NULL;
-  free(r->iov);
-  r->iov = NULL;
 }
 
 struct rng *rng_new(const void *api, void *vm, const char *id, int source, const uint64_t bw[3],
                     const uint64_t ops[3], int *error) {
   struct rng *r = NULL;
   struct stat st;
-  *error = vmm_api_check(api, 1) ? -ENOTSUP : fstat(source, &st) ? -errno : 0;
+  *error = vmm_api_check(api, 4) ? -ENOTSUP : fstat(source, &st) ? -errno : 0;
   if (*error || !(r = calloc(1, sizeof *r))) {
     if (!*error) *error = -ENOMEM;
     close(source);
@@ -200,8 +151,7 @@ struct rng *rng_new(const void *api, void *vm, const char *id, int source, const
   r->fd = source;
   r->kind = S_ISFIFO(st.st_mode) ? SOURCE_FIFO : S_ISREG(st.st_mode) ? SOURCE_FILE : SOURCE_DEVICE;
   r->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-  r->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (r->timer_fd < 0 || r->wake_fd < 0 || fcntl(source, F_SETFL, fcntl(source, F_GETFL) | O_NONBLOCK) < 0) {
+  if (r->timer_fd < 0 || fcntl(source, F_SETFL, fcntl(source, F_GETFL) | O_NONBLOCK) < 0) {
     *error = -errno;
     rng_free(r);
     return NULL;
@@ -220,6 +170,5 @@ void rng_free(struct rng *r) {
   rng_stop(r);
   close(r->fd);
   if (r->timer_fd >= 0) close(r->timer_fd);
-  if (r->wake_fd >= 0) close(r->wake_fd);
   free(r);
 }

@@ -25,7 +25,6 @@ void watchdog_resume(struct watchdog *w);
 int watchdog_expired(struct watchdog *w);
 void watchdog_free(struct watchdog *w);
 int watchdog_serve(struct watchdog *w, void *queue, uint64_t ns);
-void watchdog_unserve(struct watchdog *w);
 void watchdog_esb(struct watchdog *w, void *pci);
 void watchdog_esb_io(void *watchdog, uint64_t offset, void *data, uint32_t size, int is_write);
 void watchdog_esb_config(void *watchdog, uint32_t offset, uint32_t size, int is_write);

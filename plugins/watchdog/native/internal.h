@@ -23,9 +23,6 @@ struct watchdog {
   bool paused;
 
   uint64_t timeout; /* virtio: ns */
-  int wake_fd;      /* to go on later; -1: never served a queue */
-  vmm_queue *queue; /* NULL: none is served */
-  vmm_loop *queue_loop;
 
   vmm_pci_dev *pci; /* 6300ESB; all below under `esb_lock` */
   pthread_mutex_t esb_lock;

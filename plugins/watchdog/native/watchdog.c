@@ -6,14 +6,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
-
-enum {
-  PIECES = 72, /* more than the queue of 8 can hold */
-  BATCH = 32,  /* pings in a row: others use the loop too, and wait for it */
-};
 
 static void set(struct watchdog *w, uint64_t ns) {
   struct itimerspec t = {.it_value = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)}};
@@ -66,13 +60,12 @@ static void on_timer(void *opaque, int fd, uint32_t events) {
 }
 
 struct watchdog *watchdog_new(const void *api, void *vm, const char *id, uint64_t token, int *error) {
-  *error = vmm_api_check(api, 3) ? -ENOTSUP : 0;
+  *error = vmm_api_check(api, 4) ? -ENOTSUP : 0;
   struct watchdog *w = *error ? NULL : calloc(1, sizeof *w);
   if (!w) return *error = *error ? *error : -ENOMEM, NULL;
   w->api = api;
   w->vm = vm;
   w->token = token;
-  w->wake_fd = -1;
   pthread_mutex_init(&w->lock, NULL);
   pthread_mutex_init(&w->esb_lock, NULL);
   w->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
@@ -94,8 +87,6 @@ struct watchdog *watchdog_new(const void *api, void *vm, const char *id, uint64_
 
 void watchdog_free(struct watchdog *w) {
   if (!w) return;
-  watchdog_unserve(w);
-  if (w->wake_fd >= 0) close(w->wake_fd);
   if (w->loop) w->api->loop_del(w->loop, w->timer_fd);
   if (w->timer_fd >= 0) close(w->timer_fd);
   pthread_mutex_destroy(&w->lock);
@@ -105,58 +96,20 @@ void watchdog_free(struct watchdog *w) {
 
 /* --- virtio --- */
 
-static void run(struct watchdog *w) {
-  vmm_queue *queue = w->queue;
-  struct iovec iov[PIECES];
-  struct vmm_chain chain;
-  unsigned left = BATCH;
-  do {
-    int got = 0;
-    uint64_t pings = 0;
-    while (left && (got = w->api->queue_pop(queue, &chain, iov, PIECES)) > 0) {
-      uint32_t written = 0;
-      for (uint32_t i = chain.n_out; i < chain.n_out + chain.n_in && !written; i++)
-        if (iov[i].iov_len) *(uint8_t *)iov[i].iov_base = 1, written = 1;
-      w->api->queue_push(queue, &chain, iov, written);
-      pings++, left--;
-    }
-    w->api->queue_flush(queue);
-    if (pings) watchdog_set(w, w->timeout);
-    if (w->pings) __atomic_add_fetch(w->pings, pings, __ATOMIC_RELAXED);
-    if (got < 0) return;
-    if (!left) {
-      eventfd_write(w->wake_fd, 1);
-      return;
-    }
-  } while (w->api->queue_wait(queue));
-}
-
-static void on_kick(void *opaque, vmm_queue *queue) {
+static int64_t ping(void *opaque, vmm_queue *queue, struct vmm_chain *chain, struct iovec *iov) {
+  struct watchdog *w = opaque;
   (void)queue;
-  run(opaque);
-}
-
-static void on_wake(void *opaque, int fd, uint32_t events) {
-  eventfd_t n;
-  (void)events;
-  if (!eventfd_read(fd, &n)) run(opaque);
+  watchdog_set(w, w->timeout);
+  if (w->pings) __atomic_add_fetch(w->pings, 1, __ATOMIC_RELAXED);
+  for (uint32_t i = chain->n_out; i < chain->n_out + chain->n_in; i++) {
+    if (!iov[i].iov_len) continue;
+    *(uint8_t *)iov[i].iov_base = 1;
+    return 1;
+  }
+  return 0;
 }
 
 int watchdog_serve(struct watchdog *w, void *queue, uint64_t ns) {
-  if (w->queue) return -EBUSY;
-  if (w->wake_fd < 0) w->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (w->wake_fd < 0) return -errno;
   w->timeout = ns;
-  w->queue = queue;
-  w->queue_loop = w->api->queue_loop(queue);
-  int error = w->api->loop_add(w->queue_loop, w->wake_fd, EPOLLIN, on_wake, w);
-  if (!error) error = w->api->queue_handle(queue, on_kick, w);
-  if (error) watchdog_unserve(w);
-  return error;
-}
-
-void watchdog_unserve(struct watchdog *w) {
-  if (!w->queue) return;
-  w->api->loop_del(w->queue_loop, w->wake_fd); /* returns when nothing of ours runs any more */
-  w->queue = NULL;
+  return w->api->queue_serve(queue, ping, w);
 }

@@ -18,10 +18,9 @@ void watchdog_resume(struct watchdog *w);
 int watchdog_expired(struct watchdog *w);
 void watchdog_free(struct watchdog *w);
 
-/* virtio: each request in `queue` (a vmm_queue *) sets the timer to `ns`; the first one starts it. 0 or -errno. */
+/* virtio: each request in `queue` (a vmm_queue *) sets the timer to `ns`; the first one starts it. Until the core ends
+ * the queue's handler. 0 or -errno. */
 int watchdog_serve(struct watchdog *w, void *queue, uint64_t ns);
-/* No more: after the core has ended the queue's handler, before the timer is set off or paused. */
-void watchdog_unserve(struct watchdog *w);
 
 /* Intel 6300ESB: handler of BAR 0 (a vmm_io_fn), and of accesses to the config space of `pci` (a vmm_pci_dev *). */
 void watchdog_esb(struct watchdog *w, void *pci);

@@ -125,7 +125,7 @@ static void large_requests_take_turns(void) {
   start(b);
   turn(1);
   for (unsigned i = 0; i < REQUESTS; i++) submit_out(queues[0], none, sizeof none);
-  for (unsigned i = 1; i <= REQUESTS; i++) {
+  for (unsigned i = 2; i <= REQUESTS; i += 2) { /* with the second, enough is enough */
     turn_both();
     CHECK(seen(queues[0]) == i);
   }

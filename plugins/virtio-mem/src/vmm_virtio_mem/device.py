@@ -59,9 +59,6 @@ class Mem(VirtioDevice):
 
             raise VmmError(f"{self.id}: cannot start: {os.strerror(-error)}")
 
-    def stop(self) -> None:
-        lib.mem_stop(self._mem)
-
     def event(self, arg: int) -> None:
         """The transport's events, and: the guest has come to the size that it was asked for."""
         super().event(arg)

@@ -54,7 +54,6 @@ class VirtioWatchdog(VirtioDevice):
                 raise VmmError(f"{self.id}: cannot start: {os.strerror(-error)}")
 
     def stop(self) -> None:
-        lib.watchdog_unserve(self._watchdog)  # first: a late ping would start the timer again
         if self.state == "paused":
             lib.watchdog_pause(self._watchdog)
         else:  # the driver has let go of it

@@ -69,7 +69,6 @@ static void first_ping_starts_it(void) {
   turn(60); /* once */
   CHECK(resets() == 1);
   queue_unhandle(q);
-  watchdog_unserve(w);
   queue_end(q);
   end(w);
 }
@@ -93,38 +92,7 @@ static void pause_stops_the_time(void) {
   submit(q, NULL, 0, 0);
   UNTIL(seen(q) == 4);
   queue_unhandle(q);
-  watchdog_unserve(w);
   queue_end(q);
-  end(w);
-}
-
-static uint8_t refilled;
-
-/* A driver that has the next request ready before the last one is answered. */
-static int refilling_pop(vmm_queue *q, struct vmm_chain *chain, struct iovec *iov, uint32_t cap) {
-  submit_in(q, &refilled, 1);
-  return fake_pop(q, chain, iov, cap);
-}
-
-static void endless_pings_leave_the_loop_to_others(void) {
-  struct watchdog *w = begin();
-  for (int round = 0; round < 3; round++) { /* stopped in between, with requests left */
-    vmm_queue *q = queue_begin(0);
-    CHECK(!watchdog_serve(w, q, 60000000000));
-    CHECK(watchdog_serve(w, q, 1) == -EBUSY);
-    fake_api.queue_pop = refilling_pop;
-    for (int i = 0; i < 5; i++) CHECK(turn_both()); /* comes back, and goes on the next time */
-    fake_api.queue_pop = fake_pop;
-    CHECK(seen(q) >= 5 && seen(q) < 1000);
-    unsigned before = seen(q);
-    for (int i = 0; i < 10; i++) submit_in(q, &refilled, 1);
-    UNTIL(seen(q) == before + 10); /* nothing is left lying */
-    for (int i = 0; i < 40; i++) submit_in(q, &refilled, 1);
-    CHECK(turn_both() && seen(q) < before + 50);
-    queue_unhandle(q);
-    watchdog_unserve(w);
-    queue_end(q);
-  }
   end(w);
 }
 
@@ -208,7 +176,6 @@ static void older_core_is_refused(void) {
 int main(void) {
   first_ping_starts_it();
   pause_stops_the_time();
-  endless_pings_leave_the_loop_to_others();
   esb_counts_two_stages();
   many_threads();
   older_core_is_refused();
