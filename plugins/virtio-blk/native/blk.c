@@ -23,6 +23,7 @@
 
 enum {
   ROUNDS = 64, /* of run(), before other users of the loop have their turn */
+  ACCEPT = 256, /* requests a round: those that end at once, a wrong one say, take no place */
   BUSY = 8, /* so many reads and writes are under way that one will end soon: new requests can wait for that */
 };
 
@@ -154,7 +155,7 @@ static void accept_new(struct queue *q) {
   struct request *r;
   q->limits.writethrough =
       q->limits.features & F_CONFIG_WCE ? !q->blk->writeback : !(q->limits.features & F_FLUSH); /* §5.2.5.2 */
-  while ((r = q->free) && !q->throttled) {
+  for (unsigned n = 0; n < ACCEPT && (r = q->free) && !q->throttled; n++) {
     if (api->queue_pop(q->vq, &r->chain, r->iov, q->cap) <= 0) break;
     if (q->blk->limited && !within_limits(q, &r->chain)) {
       api->queue_unpop(q->vq, &r->chain);
