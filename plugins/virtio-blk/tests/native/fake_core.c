@@ -99,6 +99,12 @@ static int pop(vmm_queue *q, struct vmm_chain *chain, struct iovec *iov, uint32_
     for (uint32_t i = 0; i < r->n_out + r->n_in; i++)
       *(i < r->n_out ? &chain->out_len : &chain->in_len) += r->iov[i].iov_len;
     q->popped++;
+    if (q->refills) {
+      q->refills--;
+      struct fake_request *same = q->request[q->posted++] = malloc(sizeof *same);
+      CHECK(same && q->posted <= FAKE_REQUESTS);
+      *same = *r;
+    }
   }
   pthread_mutex_unlock(&q->lock);
   return there;

@@ -26,6 +26,7 @@ struct vmm_queue {
   uint64_t features;
   struct fake_request *request[FAKE_REQUESTS]; /* all that were ever posted */
   uint32_t posted, popped, pushed, flushed, flushes;
+  uint32_t refills; /* so often a request is posted again the moment it is popped */
   bool want_kick;
   int kick_fd;
   vmm_queue_fn fn;

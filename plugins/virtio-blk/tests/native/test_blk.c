@@ -402,6 +402,26 @@ static void stops_in_the_middle(void) {
   end();
 }
 
+/* What ends at once is answered while there is always more of it. */
+static void refilled(void) {
+  enum { N = 1000 };
+  begin((struct blk_setup){0}, ALL, 64);
+  uint8_t id[20], status;
+  queue.refills = N;
+  void *header = post(T_GET_ID, 0, id, sizeof id, &status)->iov[0].iov_base;
+  uint32_t flushed, flushes;
+  do {
+    usleep(1000);
+    pthread_mutex_lock(&queue.lock);
+    flushed = queue.flushed, flushes = queue.flushes;
+    pthread_mutex_unlock(&queue.lock);
+  } while (flushed <= N);
+  CHECK(flushes >= 3);
+  EQ(status, S_OK);
+  end();
+  free(header);
+}
+
 static void limited(void) {
   /* 20 operations at once, then one each ms */
   begin((struct blk_setup){.ops = {20, 0, 20}}, ALL, 64);
@@ -435,7 +455,7 @@ int main(int argc, char **argv) {
   image = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
   CHECK(image >= 0);
   static void (*const tests[])(void) = {reads_and_writes, malformed,  shapes, read_only, not_negotiated,
-                                        zeroes_and_discards, large, direct, short_file, stops_in_the_middle, limited};
+                                        zeroes_and_discards, large, direct, short_file, stops_in_the_middle, refilled, limited};
   for (unsigned i = 0; i < sizeof tests / sizeof *tests; i++) {
     fill();
     tests[i]();
