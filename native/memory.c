@@ -85,10 +85,6 @@ static int map_region(vmm_vm *vm, struct vmm_slot *s, uint64_t page_size, int fd
   madvise(p, s->size, MADV_DONTDUMP);
   if (s->flags & VMM_MEM_MERGEABLE) madvise(p, s->size, MADV_MERGEABLE);
   if ((s->flags & VMM_MEM_THP) && !(s->flags & VMM_MEM_HUGE)) madvise(p, s->size, MADV_HUGEPAGE);
-  if ((s->flags & VMM_MEM_PREFAULT) && madvise(p, s->size, MADV_POPULATE_WRITE)) {
-    if (errno != EINVAL) return VMM_FAIL(vm, "madvise(MADV_POPULATE_WRITE)");
-    for (uint64_t o = 0; o < s->size; o += PAGE) ((volatile uint8_t *)p)[o] = 0; /* Linux before 5.14 */
-  }
   return 0;
 }
 
@@ -129,11 +125,54 @@ int vmm_mem_add(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, uint64_
   return vmm_mem_add_from(vm, gpa, size, flags, page_size, -1, -1);
 }
 
-int vmm_mem_add_from(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, uint64_t page_size, int fd, int node) {
+/* A region that is not the guest's yet, nor populated. NULL and *err = -errno on failure. */
+struct vmm_slot *vmm_mem_prepare(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, uint64_t page_size, int fd,
+                                 int node, int *err) {
+  *err = 0;
   if (!size || (gpa | size) % PAGE || gpa + size < gpa) {
     errno = EINVAL;
-    return VMM_FAIL(vm, "guest memory region");
+    *err = VMM_FAIL(vm, "guest memory region");
+    return NULL;
   }
+  struct vmm_slot *s = calloc(1, sizeof *s);
+  if (!s) return *err = -ENOMEM, NULL;
+  *s = (struct vmm_slot){.gpa = gpa, .size = size, .memfd = -1, .flags = flags};
+  *err = map_region(vm, s, page_size, fd, node);
+  if (!*err) return s;
+  slot_free(s);
+  return NULL;
+}
+
+/* Have the host back `len` bytes from `at` on, before the region is placed. Any thread; the VM may do anything
+ * meanwhile. */
+int vmm_mem_populate(struct vmm_slot *s, uint64_t at, uint64_t len) {
+  if (at > s->size || len > s->size - at) return -EINVAL;
+  if (!madvise(s->hva + at, len, MADV_POPULATE_WRITE)) return 0;
+  if (errno != EINVAL) return -errno;
+  for (uint64_t o = at; o < at + len; o += PAGE) ((volatile uint8_t *)s->hva)[o] = 0; /* Linux before 5.14 */
+  return 0;
+}
+
+void vmm_mem_drop(struct vmm_slot *s) {
+  if (s) slot_free(s);
+}
+
+int vmm_mem_add_from(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, uint64_t page_size, int fd, int node) {
+  int err;
+  struct vmm_slot *s = vmm_mem_prepare(vm, gpa, size, flags, page_size, fd, node, &err);
+  if (!s) return err;
+  if (flags & VMM_MEM_PREFAULT) {
+    err = vmm_mem_populate(s, 0, size);
+    if (err) vm->failed = "madvise(MADV_POPULATE_WRITE)";
+  }
+  if (!err) err = vmm_mem_place(vm, s);
+  if (err) slot_free(s);
+  return err;
+}
+
+/* Make it the guest's. -errno: it is the caller's still. */
+int vmm_mem_place(vmm_vm *vm, struct vmm_slot *s) {
+  uint64_t gpa = s->gpa, size = s->size;
   pthread_mutex_lock(&vm->lock);
   int err = 0;
   struct vmm_map *old = atomic_load(&vm->map);
@@ -143,20 +182,17 @@ int vmm_mem_add_from(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, ui
     if (gpa < o->gpa + o->size && o->gpa < gpa + size) err = -EEXIST;
     if (o->gpa < gpa) at = i + 1;
   }
-  struct vmm_slot *s = err ? NULL : calloc(1, sizeof *s);
   struct vmm_map *fresh = err ? NULL : malloc(sizeof *fresh + (n + 1) * sizeof *fresh->slot);
-  if (!err && (!s || !fresh)) err = -ENOMEM;
+  if (!err && !fresh) err = -ENOMEM;
   if (!err) {
-    *s = (struct vmm_slot){.gpa = gpa, .size = size, .memfd = -1, .flags = flags};
     int id = slot_id(vm);
     s->id = (uint32_t)id;
-    err = id < 0 ? VMM_FAIL(vm, "memory slots") : map_region(vm, s, page_size, fd, node);
+    if (id < 0) err = VMM_FAIL(vm, "memory slots");
     if (!err && atomic_load(&vm->logging)) err = log_slot(s);
     if (!err) err = slot_set(vm, s, size);
     if (err && id >= 0) vm->slots_used[id / 64] &= ~(1ull << (id % 64));
   }
   if (err) {
-    if (s) slot_free(s);
     free(fresh);
   } else {
     fresh->n = n + 1;

@@ -196,6 +196,11 @@ int vmm_parent_death(int signo);
 int vmm_mem_add(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, uint64_t page_size);
 /* As vmm_mem_add(), backed by a file (fd -1: none; it stays the caller's) and by the host's NUMA node (-1: any). */
 int vmm_mem_add_from(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, uint64_t page_size, int fd, int node);
+struct vmm_slot *vmm_mem_prepare(vmm_vm *vm, uint64_t gpa, uint64_t size, uint32_t flags, uint64_t page_size, int fd,
+                                 int node, int *err);
+int vmm_mem_populate(struct vmm_slot *s, uint64_t at, uint64_t len);
+int vmm_mem_place(vmm_vm *vm, struct vmm_slot *s);
+void vmm_mem_drop(struct vmm_slot *s);
 int vmm_mem_del(vmm_vm *vm, uint64_t gpa);
 void *vmm_mem(vmm_vm *vm, uint64_t gpa, uint64_t len);
 void *vmm_mem_part(vmm_vm *vm, uint64_t gpa, uint64_t *len);

@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -205,8 +206,77 @@ def test_affinity_holds_for_a_cpu_that_comes_later() -> None:
     raise AssertionError("no thread vcpu2")
 
 
-def test_one_part_that_cannot_be_leaves_the_others_as_they_were() -> None:
-    with machine() as vm:
+def resident(vm: Vm) -> int:
+    return int(Path(f"/proc/{vm.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Resize(threading.Thread):
+    """vm.resize() in a thread, which has come to the point where memory is populated."""
+
+    def __init__(self, vm: Vm, memory: int) -> None:
+        super().__init__(daemon=True)
+        self.vm, self.memory, self.refused = vm, memory, ""
+        before = resident(vm)
+        self.start()
+        while self.is_alive() and resident(vm) < before + 4 * MIB:
+            pass
+
+    def run(self) -> None:
+        try:
+            self.vm.resize(memory=self.memory)
+        except GuestError as error:
+            self.refused = str(error)
+
+
+def test_memory_that_is_populated_first_holds_nobody_up() -> None:
+    with machine(memory="64M,hotplug_size=2G,prefault=on") as vm:
+        overtaken, size = False, BOOT
+        for _ in range(6):  # it may be through before the pause is, on a host that is busy elsewhere
+            size += 2 * BLOCK
+            resize = Resize(vm, size)
+            vm.pause()
+            assert vm.info()["state"] == "paused"
+            overtaken = resize.is_alive()
+            vm.resume()
+            resize.join(60)
+            assert not resize.is_alive()
+            assert not resize.refused
+            assert vm.info()["memory"] == size <= resident(vm)
+            if overtaken:
+                break
+        assert overtaken
+
+
+def test_a_reboot_while_memory_is_populated() -> None:
+    with machine(memory="64M,hotplug_size=2G,prefault=on") as vm:
+        for _ in range(4):
+            before, slots = vm.info()["memory"], vm.info()["memory_slots"]
+            resize, second = Resize(vm, before + 2 * BLOCK), Resize(vm, before + BLOCK)
+            vm.reboot()
+            resize.join(60)
+            second.join(60)
+            assert "rebooted" in resize.refused or not resize.refused
+            assert second.refused or not resize.refused or vm.info()["memory"] == before + BLOCK
+            assert vm.info()["memory"] in (before, before + BLOCK, before + 2 * BLOCK)
+            assert (vm.info()["memory"] == before) == bool(resize.refused and second.refused)
+            assert vm.info()["memory_slots"] in (slots, slots + 1)
+            if vm.info()["memory"] == before:
+                break
+        vm.resize(memory=vm.info()["memory"] + BLOCK)
+
+
+def test_an_end_while_memory_is_populated() -> None:
+    with machine(memory="64M,hotplug_size=1G,prefault=on") as vm:
+        resize = Resize(vm, BOOT + 4 * BLOCK)
+        vm.shutdown()
+        assert vm.wait() == 0
+        resize.join(60)
+        assert not resize.is_alive()
+
+
+@pytest.mark.parametrize("memory", ["64M,hotplug_size=1G", "64M,hotplug_size=1G,prefault=on"])
+def test_one_part_that_cannot_be_leaves_the_others_as_they_were(memory: str) -> None:
+    with machine(memory=memory) as vm:
         vm.resize(cpus=2)
         before = vm.info()
         bytes_now = int(Path(f"/proc/{vm.pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")

@@ -80,6 +80,33 @@ TEST(memory_kvm_refusal_leaves_nothing) {
   fake_vm_end(vm);
 }
 
+TEST(memory_is_populated_before_it_is_the_guests) {
+  vmm_vm *vm = fake_vm();
+  int err = 1;
+  CHECK(!vmm_mem_prepare(vm, 1, MIB, 0, 0, -1, -1, &err));
+  EQ(err, -EINVAL);
+  for (unsigned shared = 0; shared < 2; shared++) {
+    struct vmm_slot *s = vmm_mem_prepare(vm, MIB * shared, MIB, shared ? VMM_MEM_SHARED : 0, 0, -1, -1, &err);
+    CHECK(s && !err);
+    EQ(vmm_mem_populate(s, 0, MIB / 2), 0);
+    EQ(vmm_mem_populate(s, MIB / 2, MIB / 2), 0);
+    EQ(vmm_mem_populate(s, MIB / 2, MIB), -EINVAL);
+    EQ(vmm_mem_populate(s, 2 * MIB, 0), -EINVAL);
+    CHECK(!vmm_mem(vm, MIB * shared, 1));
+    EQ(fake.slot[shared].memory_size, 0);
+    EQ(vmm_mem_place(vm, s), 0);
+    unsigned char there[MIB / 4096];
+    EQ(mincore(vmm_mem(vm, MIB * shared, MIB), MIB, there), 0);
+    for (unsigned i = 0; i < MIB / 4096; i++) CHECK(there[i] & 1);
+  }
+  struct vmm_slot *again = vmm_mem_prepare(vm, MIB, MIB, 0, 0, -1, -1, &err);
+  EQ(vmm_mem_place(vm, again), -EEXIST);
+  vmm_mem_drop(again);
+  vmm_mem_drop(NULL);
+  EQ(vmm_mem_add(vm, 4 * MIB, MIB, VMM_MEM_PREFAULT, 0), 0);
+  fake_vm_end(vm);
+}
+
 TEST(memory_add_and_del) {
   vmm_vm *vm = fake_vm();
   for (unsigned round = 0; round < 200; round++) { /* more than old maps are kept */

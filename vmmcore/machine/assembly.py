@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from vmmcore.device import Device
 
+    from .hotplug import Filling
     from .kvmstats import KvmStats
     from .pci import Segment
 
@@ -194,6 +195,8 @@ class Machine:
         self.memory_hotplug: Any = ffi.NULL
         #: slots of the second that are in use
         self.memory_slots = 0
+        #: memory that is being populated before the guest gets it
+        self.filling: Filling | None = None
         self._controllers: list[Any] = []
         self._last_token = 0
         self._loops_taken = 0
@@ -404,6 +407,8 @@ class Machine:
         """vCPUs, devices in reverse order, platform, KVM: nothing is left of the machine."""
         if self.vm == ffi.NULL:
             return
+        if self.filling is not None:
+            self.filling.cancel()
         lib.vmm_vcpus_stop(self.vm)
         for device in reversed(self.devices.values()):
             if device.state != "removed":

@@ -12,10 +12,16 @@ from vmmcore.errors import ExitCode, VmmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from .assembly import Machine
+    from .hotplug import Filling
     from .runner import Runner
+
+
+#: an operation's answer that it gives itself, when it is through
+LATER: dict[str, Any] = {}
 
 
 class Control:
@@ -55,25 +61,32 @@ class Control:
         except ValueError as error:
             self._send({"id": 0, "error": str(error)})
             return
+        try:
+            self._answer(message, lambda: self._do(message, fds))
+        finally:
+            for left in fds:
+                os.close(left)
+
+    def _answer(self, message: dict[str, Any], work: Callable[[], dict[str, Any] | None]) -> None:
         answer: dict[str, Any] = {"id": message.get("id", 0)}
         try:
-            answer["ok"] = self._do(message, fds)
+            done = work()
+            if done is LATER:
+                return
+            answer["ok"] = done or {}
         except VmmError as error:
             answer["error"] = str(error)
         except Exception as error:  # a device's bug must not end the VM
             answer["error"] = f"{type(error).__name__}: {error}"
             answer["bug"] = True
-        finally:
-            for left in fds:
-                os.close(left)
         self._send(answer)
 
-    def _do(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+    def _do(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any] | None:
         machine = self.runner.machine
         operation = OPERATIONS.get(str(message.get("op")))
         if operation is None or machine is None:
             raise VmmError(f"unknown request {message.get('op')!r}")
-        return operation(self, machine, message, fds) or {}
+        return operation(self, machine, message, fds)
 
     # --- the operations ---
 
@@ -123,10 +136,18 @@ class Control:
     def nmi(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> None:
         machine.nmi()
 
-    def resize(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> None:
+    def resize(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> dict[str, Any] | None:
         """CPUs, bytes of memory, bytes of the balloon, as the message has them: all, or none where one is refused."""
+        return self._resize(machine, message, None)
+
+    def _resize(self, machine: Machine, message: dict[str, Any], filled: Filling | None) -> dict[str, Any] | None:
         from . import hotplug
 
+        def go_on(filled: Filling) -> None:
+            self._answer(message, lambda: self._resize(machine, message, filled))
+
+        if filled is not None:
+            filled.check()
         cpus, memory, balloon = (_number(message, key) for key in ("cpus", "memory", "balloon"))
         balloons = [d for d in machine.devices.values() if hasattr(d, "resize_balloon")]
         if balloon is not None and not balloons:
@@ -135,10 +156,12 @@ class Control:
             hotplug.check_cpus(machine, cpus)
         if memory is not None:
             hotplug.check_memory(machine, memory)
+        if memory is not None and filled is None and hotplug.fill_memory(machine, memory, go_on):
+            return LATER
         made = hotplug.make_cpus(machine, cpus) if cpus is not None else []
         try:
             if memory is not None:
-                hotplug.resize_memory(machine, memory)
+                hotplug.resize_memory(machine, memory, filled)
         except BaseException:
             hotplug.unmake_cpus(machine, made)
             raise
@@ -146,6 +169,7 @@ class Control:
             hotplug.resize_cpus(machine, cpus, made)
         if balloon is not None:
             balloons[0].resize_balloon(balloon)
+        return None
 
     def resize_zone(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> None:
         from . import hotplug

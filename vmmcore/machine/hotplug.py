@@ -11,10 +11,11 @@ from vmmcore.errors import VmmError
 
 from . import memory as mem
 from .assembly import GED_CPU, GED_MEMORY
-from .native import check, ffi, lib
+from .native import check, ffi, lib, named_failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from .assembly import Machine
@@ -126,6 +127,8 @@ def check_memory(machine: Machine, wanted: int) -> None:
     """Raise VmmError unless the VM can have `wanted` bytes of RAM."""
     plan = machine.plan["memory"]
     hotplug = plan.get("hotplug")
+    if machine.filling is not None:
+        raise VmmError("memory: a resize is under way, whose memory is being populated (prefault=on)")
     if plan.get("zones"):
         raise VmmError("memory: this VM's memory is in zones; resize one of them (resize-zone)")
     if not hotplug:
@@ -147,10 +150,103 @@ def check_memory(machine: Machine, wanted: int) -> None:
         raise VmmError("memory: all slots of hot-plugged memory are in use; a reboot makes them one")
 
 
-def resize_memory(machine: Machine, wanted: int) -> None:
+class Filling:
+    """RAM that a thread populates before the guest gets it, so that the main thread has time for other things.
+
+    `done` is called on the main thread when it is, or when it cannot be: :meth:`check` says which. Raises VmmError.
+    """
+
+    #: bytes at a time: what an end of the VM waits for
+    PIECE = 64 << 20
+
+    def __init__(self, machine: Machine, gpa: int, size: int, how: dict[str, Any], done: Callable[[Filling], None]):
+        import _thread
+        import posix
+
+        self.machine, self.size, self._done = machine, size, done
+        self._error, self._cancelled = 0, False
+        try:
+            self._fd = posix.eventfd(0)
+        except OSError as failed:
+            raise named_failure("eventfd", failed.errno or 0) from None
+        self._ended = _thread.allocate_lock()
+        self._ended.acquire()
+        error, flags = ffi.new("int *"), mem.flags_of(how)
+        self._slot = lib.vmm_mem_prepare(machine.vm, gpa, size, flags, how.get("hugepage_size") or 0, -1, -1, error)
+        try:
+            check(machine.vm, error[0])
+            machine.loop.add(self._fd, 1, self._on_end)
+            _thread.start_new_thread(self._fill, ())
+        except BaseException as failed:
+            machine.loop.remove(self._fd)
+            posix.close(self._fd)
+            lib.vmm_mem_drop(self._slot)
+            if isinstance(failed, RuntimeError):  # no thread
+                raise named_failure("clone", 11) from None
+            raise
+        machine.filling = self
+
+    def _fill(self) -> None:
+        import posix
+
+        at = 0
+        while at < self.size and not self._error and not self._cancelled:
+            self._error = lib.vmm_mem_populate(self._slot, at, min(self.PIECE, self.size - at))
+            at += self.PIECE
+        posix.eventfd_write(self._fd, 1)
+        self._ended.release()
+
+    def _on_end(self, fd: int, events: int) -> None:
+        import posix
+
+        self._ended.acquire()
+        self.machine.loop.remove(self._fd)
+        posix.close(self._fd)
+        self.machine.filling = None
+        try:
+            self._done(self)
+        finally:
+            lib.vmm_mem_drop(self._slot)
+
+    def cancel(self) -> None:
+        """The machine ends."""
+        self._cancelled = True
+        self._on_end(self._fd, 0)
+
+    def check(self) -> None:
+        """Raise VmmError unless all of it is there: the host has not the memory, or the machine ends."""
+        if self._cancelled:
+            raise VmmError("memory: the VM was rebooted or ended before all of it was there")
+        if self._error:
+            raise named_failure("madvise(MADV_POPULATE_WRITE)", -self._error)
+
+    def place(self, gpa: int, size: int) -> None:
+        """Give it to the guest. Raises VmmError."""
+        self.machine.memory.place(self._slot, gpa, size)
+        self._slot = ffi.NULL
+
+
+def fill_memory(machine: Machine, wanted: int, done: Callable[[Filling], None]) -> bool:
+    """Whether RAM of `wanted` bytes needs memory that must be populated first: `done` is called when it is.
+
+    `wanted` has passed check_memory(). Raises VmmError.
+    """
+    plan = machine.plan["memory"]
+    hotplug = plan.get("hotplug")
+    if not hotplug or hotplug["method"] != "acpi" or not plan.get("prefault"):
+        return False
+    present, extra = _present(machine), wanted - _boot_ram(plan)
+    if extra <= present:
+        return False
+    Filling(machine, hotplug["base"] + present, extra - present, plan, done)
+    return True
+
+
+def resize_memory(machine: Machine, wanted: int, filled: Filling | None = None) -> None:
     """Have the RAM be `wanted` bytes. Raises VmmError; nothing has changed.
 
-    By ACPI it grows at once and shrinks at the next reboot; by virtio-mem both, as far as the guest agrees.
+    By ACPI it grows at once, or by what fill_memory() has made, and shrinks at the next reboot; by virtio-mem both, as
+    far as the guest agrees.
     """
     check_memory(machine, wanted)
     plan = machine.plan["memory"]
@@ -165,20 +261,18 @@ def resize_memory(machine: Machine, wanted: int) -> None:
     present = _present(machine)
     if extra > present:
         gpa = hotplug["base"] + present
-        add_ram(machine, gpa, extra - present, plan)
+        if filled is not None:
+            filled.place(gpa, extra - present)
+        else:
+            machine.memory.add(gpa, extra - present, mem.flags_of(plan), plan.get("hugepage_size") or 0)
+        for device in machine.devices.values():
+            device.memory_added()
         lib.vmm_hotplug_insert(machine.memory_hotplug, machine.memory_slots, gpa, extra - present, True)
         machine.memory_slots += 1
         hotplug["plugged"] = extra
         machine.platform.notify(GED_MEMORY)
     hotplug["plugged"] = extra
     machine.tell("memory-resized", memory=memory_size(machine), memory_actual=actual_size(machine))
-
-
-def add_ram(machine: Machine, gpa: int, size: int, how: dict[str, Any]) -> None:
-    """More RAM while the guest runs: whoever has a list of it gets the new one."""
-    machine.memory.add(gpa, size, mem.flags_of(how), how.get("hugepage_size") or 0)
-    for device in machine.devices.values():
-        device.memory_added()
 
 
 def check_zone(machine: Machine, zone: str, wanted: int) -> None:

@@ -59,6 +59,11 @@ class Memory:
         check(self.vm, lib.vmm_mem_add_from(self.vm, gpa, size, flags, page_size, fd, node))
         self.regions.append((gpa, size))
 
+    def place(self, filled: Any, gpa: int, size: int) -> None:
+        """Add RAM that ``vmm_mem_prepare`` has made. Raises KvmError; then it is the caller's still."""
+        check(self.vm, lib.vmm_mem_place(self.vm, filled))
+        self.regions.append((gpa, size))
+
     def window(self, gpa: int, data: Any, readonly: bool = True) -> Window:
         """Have the guest see `data`, an open file's :class:`mmap.mmap` or another buffer, at `gpa`; no RAM.
 

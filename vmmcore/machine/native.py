@@ -34,7 +34,11 @@ if TYPE_CHECKING:
 
 def failure(vm: VmHandle, errno: int) -> KvmError:
     """The exception for the call that failed last on this VM."""
-    what = ffi.string(lib.vmm_failed(vm)).decode() or "the core"
+    return named_failure(ffi.string(lib.vmm_failed(vm)).decode() or "the core", errno)
+
+
+def named_failure(what: str, errno: int) -> KvmError:
+    """The exception for a call of this name that failed."""
     return KvmError(what, errno, _HINTS.get((what, errno)) or _HINTS.get((None, errno), ""))
 
 

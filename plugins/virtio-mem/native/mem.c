@@ -25,6 +25,7 @@ enum { REQ_BYTES = 24, RESP_BYTES = 10 };
 enum { CONFIG_USABLE = 32, CONFIG_PLUGGED = 40 };               /* §5.15.4 */
 /* Beyond what is asked for, so that the driver can go around blocks that it cannot use. */
 #define SLACK (256ull << 20)
+#define FILL_BYTES (64ull << 20) /* populated at a time */
 
 struct mem {
   const struct vmm_api *api;
@@ -33,6 +34,7 @@ struct mem {
   uint32_t flags;
   uint8_t *host;
     uint64_t *requests, *refused, *plugs, *unplugs; /* counters */
+  uint64_t fill_first, fill_n, filled; /* blocks of the request at the queue's head; its loop only */
 
   pthread_mutex_t lock;
   uint64_t requested, usable, plugged;
@@ -77,18 +79,16 @@ static void set_plugged(struct mem *m, uint64_t first, uint64_t n, bool plugged)
   count(plugged ? m->plugs : m->unplugs, bytes);
 }
 
-static int plug(struct mem *m, uint64_t first, uint64_t n) {
+static int may_plug(const struct mem *m, uint64_t first, uint64_t n) {
   if (plugged_of(m, first, n)) return RESP_ERROR;
   if (n * m->block > m->requested || m->plugged > m->requested - n * m->block) return RESP_NACK;
-#ifdef MADV_POPULATE_WRITE
-  if (m->flags & MEM_PREFAULT && madvise(m->host + first * m->block, n * m->block, MADV_POPULATE_WRITE) &&
-      errno != EINVAL) { /* Linux before 5.14: at the first touch */
-    discard(m, first, n);
-    return RESP_BUSY;
-  }
-#endif
-  set_plugged(m, first, n, true);
   return RESP_ACK;
+}
+
+static int plug(struct mem *m, uint64_t first, uint64_t n) {
+  int type = may_plug(m, first, n);
+  if (type == RESP_ACK) set_plugged(m, first, n, true);
+  return type;
 }
 
 static int unplug(struct mem *m, uint64_t first, uint64_t n) {
@@ -111,20 +111,62 @@ static int unplug_all(struct mem *m) {
   return RESP_ACK;
 }
 
+/* The one check of an address: n is at most 65535, a block at most the region, so that nothing overflows. */
+static bool blocks_of(const struct mem *m, const uint8_t *request, uint64_t *first, uint64_t *n) {
+  uint64_t addr = vmm_load(request + 8, 8), blocks = m->usable / m->block;
+  *n = vmm_load(request + 16, 2);
+  if (!*n || addr < m->addr || (addr - m->addr) % m->block) return false;
+  *first = (addr - m->addr) / m->block;
+  return *first < blocks && *n <= blocks - *first;
+}
+
 /* With the lock held. One request, whose bytes are a copy; the answer's type, and for STATE its state. */
 static int serve(struct mem *m, const uint8_t *request, uint16_t *state) {
-  uint64_t type = vmm_load(request, 2), addr = vmm_load(request + 8, 8), n = vmm_load(request + 16, 2);
+  uint64_t type = vmm_load(request, 2), first, n;
   if (type == REQ_UNPLUG_ALL) return unplug_all(m);
   if (type != REQ_PLUG && type != REQ_UNPLUG && type != REQ_STATE) return RESP_ERROR;
-  /* The one check of an address: n is at most 65535, a block at most the region, so that nothing overflows. */
-  if (!n || addr < m->addr || (addr - m->addr) % m->block) return RESP_ERROR;
-  uint64_t first = (addr - m->addr) / m->block, blocks = m->usable / m->block;
-  if (first >= blocks || n > blocks - first) return RESP_ERROR;
+  if (!blocks_of(m, request, &first, &n)) return RESP_ERROR;
   if (type == REQ_PLUG) return plug(m, first, n);
   if (type == REQ_UNPLUG) return unplug(m, first, n);
   uint64_t found = plugged_of(m, first, n);
   *state = found == n ? STATE_PLUGGED : found ? STATE_MIXED : STATE_UNPLUGGED;
   return RESP_ACK;
+}
+
+/* What has been populated for a request that was not answered is given back. */
+static void forget_filled(struct mem *m) {
+  if (m->filled) discard(m, m->fill_first, m->filled);
+  m->filled = m->fill_n = 0;
+}
+
+/* Have the memory of what a request plugs (prefault=on), a piece at a time and without the lock: neither the loop nor
+ * who asks for the size waits for all of it. 1: it is there, or need not be; 0: there is more to do; -1: the host has
+ * not so much. */
+static int populate(struct mem *m, const uint8_t *request) {
+#ifdef MADV_POPULATE_WRITE
+  uint64_t first, n, most = FILL_BYTES > m->block ? FILL_BYTES / m->block : 1;
+  if (!(m->flags & MEM_PREFAULT) || vmm_load(request, 2) != REQ_PLUG) return 1;
+  pthread_mutex_lock(&m->lock);
+  bool plugs = blocks_of(m, request, &first, &n) && may_plug(m, first, n) == RESP_ACK;
+  pthread_mutex_unlock(&m->lock);
+  if (!plugs) return forget_filled(m), 1;
+  if (first != m->fill_first || n != m->fill_n) {
+    forget_filled(m);
+    m->fill_first = first, m->fill_n = n;
+  }
+  uint64_t part = n - m->filled < most ? n - m->filled : most;
+  if (madvise(m->host + (first + m->filled) * m->block, part * m->block, MADV_POPULATE_WRITE) &&
+      errno != EINVAL) { /* Linux before 5.14: at the first touch */
+    m->filled += part; /* of which some may be there */
+    return forget_filled(m), -1;
+  }
+  m->filled += part;
+  if (m->filled < n) return 0;
+  m->filled = m->fill_n = 0;
+#else
+  (void)m, (void)request;
+#endif
+  return 1;
 }
 
 /* Copy `n` bytes between pieces of guest memory and `data`; less where the pieces end. */
@@ -156,9 +198,14 @@ static int64_t answer(void *opaque, vmm_queue *queue, struct vmm_chain *chain, s
   uint8_t request[REQ_BYTES], response[RESP_BYTES] = {0};
   uint16_t state = 0;
   if (copy(iov, chain->n_out, request, sizeof request, false) < sizeof request) return 0;
+  int there = populate(m, request);
+  if (!there) {
+    m->api->queue_again(queue);
+    return VMM_REQUEST_LATER;
+  }
   pthread_mutex_lock(&m->lock);
   uint64_t before = m->plugged, usable = m->usable;
-  int type = serve(m, request, &state);
+  int type = there < 0 ? RESP_BUSY : serve(m, request, &state);
   if (m->plugged != before || m->usable != usable) publish(m, queue, usable);
   bool tell = m->waiting && m->plugged == m->requested;
   if (tell) {
@@ -174,6 +221,7 @@ static int64_t answer(void *opaque, vmm_queue *queue, struct vmm_chain *chain, s
 }
 
 int mem_start(struct mem *m, void *queue) {
+  forget_filled(m); /* for a driver that is gone */
   return m->api->queue_serve(queue, answer, m);
 }
 

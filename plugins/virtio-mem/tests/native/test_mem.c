@@ -8,7 +8,7 @@
 #include "fake_core.h"
 
 #define BASE (1ull << 32)
-enum { BLOCK = 1 << 21, SIZE = 16 * BLOCK, STATE = 3, ANSWER = 10 };
+enum { BLOCK = 1 << 21, SIZE = 100 * BLOCK, PLUG = 0, STATE = 3, ANSWER = 10, PREFAULT = 2 };
 static uint8_t *ram, request[24], response[ANSWER];
 
 static void *guest_mem(vmm_vm *vm, uint64_t gpa, uint64_t len) {
@@ -17,21 +17,39 @@ static void *guest_mem(vmm_vm *vm, uint64_t gpa, uint64_t len) {
   return ram;
 }
 
+static void dirty(vmm_vm *vm, uint64_t gpa, uint64_t len) {
+  (void)vm;
+  CHECK(gpa >= BASE && len <= SIZE && gpa - BASE <= SIZE - len);
+}
+
+static int config(vmm_queue *q, uint32_t at, const void *data, uint32_t len, int notify) {
+  (void)q, (void)at, (void)data, (void)len, (void)notify;
+  return 0;
+}
+
+static void post(vmm_vm *vm, uint32_t kind, uint64_t arg) {
+  (void)vm;
+  CHECK(kind == VMM_EVENT_DEVICE && arg == 77);
+}
+
 static struct fake_request *ask(vmm_queue *q) {
   struct iovec iov[] = {{request, sizeof request}, {response, ANSWER}};
   return submit(q, iov, 1, 1);
 }
 
-static struct mem *begin(void) {
+static struct mem *begin(uint32_t flags) {
   core_begin();
   fake_api.mem = guest_mem;
-  ram = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | MAP_PRIVATE, -1, 0);
+  fake_api.mem_dirty = dirty;
+  fake_api.queue_config = config;
+  fake_api.post_event = post;
+  ram = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | MAP_PRIVATE | MAP_NORESERVE, -1, 0);
   CHECK(ram != MAP_FAILED);
   vmm_store(request, 2, STATE);
   vmm_store(request + 8, 8, BASE);
   vmm_store(request + 16, 2, 1);
   int error = 1;
-  struct mem *m = mem_new(&fake_api, NULL, "mem0", 77, BASE, SIZE, BLOCK, 0, &error);
+  struct mem *m = mem_new(&fake_api, NULL, "mem0", 77, BASE, SIZE, BLOCK, flags, &error);
   CHECK(m && !error);
   return m;
 }
@@ -43,7 +61,7 @@ static void end(struct mem *m) {
 }
 
 static void requests_are_answered(void) {
-  struct mem *m = begin();
+  struct mem *m = begin(0);
   for (int round = 0; round < 3; round++) { /* stopped in between, with requests left */
     vmm_queue *q = queue_begin(0);
     CHECK(!mem_start(m, q));
@@ -60,7 +78,7 @@ static void requests_are_answered(void) {
 
 /* With the loop in a thread of its own: the sanitizer sees a handler that runs too late. */
 static void stops_any_number_of_times(void) {
-  struct mem *m = begin();
+  struct mem *m = begin(0);
   loops_run();
   for (unsigned round = 0; round < 200; round++) {
     vmm_queue *q = queue_begin(0);
@@ -73,7 +91,68 @@ static void stops_any_number_of_times(void) {
   end(m);
 }
 
+static unsigned blocks_there(void) {
+  unsigned n = 0;
+  static unsigned char pages[SIZE / 4096];
+  CHECK(!mincore(ram, SIZE, pages));
+  for (unsigned i = 0; i < SIZE / BLOCK; i++) n += pages[(uint64_t)i * (BLOCK / 4096)] & 1;
+  return n;
+}
+
+/* 64 MiB a turn, and none of it is plugged before all of it is there. */
+static void memory_is_populated_in_pieces(void) {
+  struct mem *m = begin(PREFAULT);
+  uint64_t usable;
+  CHECK(!mem_request(m, SIZE, &usable));
+  vmm_queue *q = queue_begin(0);
+  CHECK(!mem_start(m, q));
+  turn(1);
+  vmm_store(request, 2, PLUG);
+  vmm_store(request + 16, 2, 80);
+  ask(q);
+  for (unsigned turns = 1; turns <= 2; turns++) {
+    CHECK(turn_both() && !seen(q) && !mem_plugged(m) && blocks_there() == 32 * turns);
+  }
+  CHECK(turn_both() && seen(q) == 1 && mem_plugged(m) == 80ull * BLOCK && blocks_there() == 80);
+  CHECK(vmm_load(response, 2) == 0);
+  vmm_store(request + 8, 8, BASE + 80ull * BLOCK);
+  vmm_store(request + 16, 2, 20);
+  CHECK(!mem_request(m, SIZE - BLOCK, &usable)); /* less by now: it is refused, and nothing is populated for it */
+  ask(q);
+  UNTIL(seen(q) == 2);
+  CHECK(vmm_load(response, 2) == 1 && blocks_there() == 80);
+  queue_unhandle(q);
+  queue_end(q);
+  end(m);
+}
+
+static void what_was_populated_in_vain_is_given_back(void) {
+  struct mem *m = begin(PREFAULT);
+  uint64_t usable;
+  CHECK(!mem_request(m, SIZE, &usable));
+  vmm_store(request, 2, PLUG);
+  vmm_store(request + 16, 2, 80);
+  for (unsigned round = 0; round < 2; round++) {
+    vmm_queue *q = queue_begin(0);
+    CHECK(!mem_start(m, q)); /* the second time: what the first driver asked for is nobody's */
+    CHECK(blocks_there() == 0);
+    turn(1);
+    ask(q);
+    CHECK(turn_both() && blocks_there() == 32);
+    if (round) { /* it asks for something else instead */
+      vmm_store(request + 16, 2, 1);
+      UNTIL(seen(q) == 1);
+      CHECK(blocks_there() == 1 && mem_plugged(m) == BLOCK);
+    }
+    queue_unhandle(q);
+    queue_end(q);
+  }
+  end(m);
+}
+
 int main(void) {
+  memory_is_populated_in_pieces();
+  what_was_populated_in_vain_is_given_back();
   requests_are_answered();
   stops_any_number_of_times();
   puts("ok");
