@@ -104,6 +104,7 @@ struct vmm_vcpu {
   pthread_t thread;
   _Atomic int tid;          /* 0: no thread */
   bool parked;              /* under vm->lock */
+  bool ran;                 /* its thread has entered KVM_RUN; the thread's own */
   bool leave;               /* the thread is to end; under vm->lock */
   _Atomic bool nmi;         /* raise one before the guest goes on */
   _Atomic uint32_t request; /* non-zero: leave KVM_RUN and look at vm->want */

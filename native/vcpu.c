@@ -98,7 +98,7 @@ static bool park(struct vmm_vcpu *v) {
   /* An exit's emulation (a port read, say) is finished only by entering KVM_RUN
    * again: do so without running the guest, so that saved state is whole. */
   __atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-  if (atomic_load(&vm->t_first_run))
+  if (v->ran)
     for (int i = 0; i < 64 && !run_once(v); i++) on_exit_reason(v); /* an access may have several parts */
   pthread_mutex_lock(&vm->lock);
   for (;;) {
@@ -106,8 +106,10 @@ static bool park(struct vmm_vcpu *v) {
     __atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
     int want = atomic_load(&vm->want);
     if (want == VMM_RUN_STOPPED || v->leave || (want == VMM_RUN_RUNNING && !atomic_load(&vm->halted))) break;
-    v->parked = true;
-    pthread_cond_broadcast(&vm->cond);
+    if (!v->parked) { /* once: the others that are parked are woken by it, and would wake us */
+      v->parked = true;
+      pthread_cond_broadcast(&vm->cond);
+    }
     pthread_cond_wait(&vm->cond, &vm->lock);
   }
   v->parked = false;
@@ -210,6 +212,7 @@ static void *vcpu_main(void *arg) {
     if (atomic_load_explicit(&v->nmi, memory_order_relaxed) && atomic_exchange(&v->nmi, false))
       ioctl(v->fd, KVM_NMI, 0);
     if (first && !atomic_load(&vm->t_first_run)) atomic_store(&vm->t_first_run, vmm_now_ns());
+    v->ran = true;
     int err = run_once(v);
     if (first && err != -EINTR) {
       first = false;
@@ -317,7 +320,7 @@ void vmm_vcpu_stop(vmm_vm *vm, unsigned index) {
   pthread_mutex_lock(&vm->lock);
   atomic_store(&v->tid, 0);
   atomic_store(&v->nmi, false);
-  v->leave = v->parked = false;
+  v->leave = v->parked = v->ran = false;
   pthread_mutex_unlock(&vm->lock);
 }
 

@@ -92,7 +92,7 @@ int guest_run(void) {
   return r;
 }
 
-void guest_start(vmm_vm *vm, unsigned n) {
+void guest_make(vmm_vm *vm, unsigned n) {
   CHECK(n <= FAKE_CPUS);
   n_cpus = n;
   for (unsigned i = 0; i < n; i++) {
@@ -103,6 +103,10 @@ void guest_start(vmm_vm *vm, unsigned n) {
     sem_init(&cpu[i].done, 0, 0);
     CHECK(vmm_vcpu_new(vm, i, i) >= 0);
   }
+}
+
+void guest_start(vmm_vm *vm, unsigned n) {
+  guest_make(vm, n);
   EQ(vmm_vcpus_start(vm, n, 0), 0);
 }
 

@@ -87,6 +87,7 @@ uint64_t fake_messages(uint64_t addr, uint32_t data);
 
 /* --- guests: `n` vCPU threads of the core, each making the accesses it is told to make --- */
 
+void guest_make(vmm_vm *vm, unsigned n); /* vCPUs without threads */
 void guest_start(vmm_vm *vm, unsigned n);
 uint64_t guest_read(unsigned cpu, int space, uint64_t addr, uint32_t size);
 void guest_write(unsigned cpu, int space, uint64_t addr, uint32_t size, uint64_t value);

@@ -184,6 +184,38 @@ TEST(vcpus_pause_finishes_the_access) {
   fake_vm_end(vm);
 }
 
+/* One that has run, while the first one has not yet. */
+TEST(vcpu_pause_completes_an_access_of_any_vcpu) {
+  vmm_vm *vm = fake_vm();
+  EQ(vmm_bus_add(vm, VMM_MMIO, 0x1000, 4, count, NULL), 0);
+  guest_make(vm, 2);
+  guest_program(1, hammer);
+  EQ(vmm_vcpus_start(vm, 0, 0), 0);
+  EQ(vmm_vcpu_start(vm, 1), 0);
+  guest_wait_turns(1, 5);
+  EQ(vmm_vcpus_pause(vm), 0);
+  guest_program(1, NULL); /* returns when nothing is under way */
+  fake_vm_end(vm);
+}
+
+/* All of them parked: each that parks wakes those that wait for it, and nobody wakes it for that. */
+TEST(vcpus_that_are_paused_sleep) {
+  vmm_vm *vm = fake_vm();
+  guest_start(vm, 4);
+  for (unsigned round = 0; round < 5; round++) {
+    struct timespec before, after;
+    EQ(vmm_vcpus_pause(vm), 0);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+    poll(NULL, 0, 100);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+    int64_t used = (after.tv_sec - before.tv_sec) * 1000000000ll + after.tv_nsec - before.tv_nsec;
+    if (used < 20000000) break; /* a vCPU may have been on its way still; five times in a row is no chance */
+    CHECK(round < 4);
+    EQ(vmm_vcpus_resume(vm), 0);
+  }
+  fake_vm_end(vm);
+}
+
 TEST(vcpus_stop_at_an_end_event) {
   vmm_vm *vm = fake_vm();
   EQ(vmm_bus_add(vm, VMM_MMIO, 0x1000, 4, count, NULL), 0);
