@@ -109,6 +109,7 @@ static void queue_end(vmm_queue *q) {
   q->kick_fd = q->call_fd = -1;
   free(q->iov);
   q->iov = NULL;
+  atomic_store(&q->again, false);
   q->size = 0;
   q->why = "not active";
   q->want = q->max;

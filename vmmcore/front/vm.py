@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
     State = Literal["new", "created", "running", "paused", "shutdown"]
 
-#: seconds for requests that may fill memory (prefault=on)
+#: seconds for requests that may take long
 SLOW = 600.0
+#: bytes of memory a second that the host finds at least (prefault=on)
+FILL_RATE = 16 << 20
 _STATES: dict[str, State] = {
     "created": "created",
     "booted": "running",
@@ -258,7 +260,8 @@ class Vm:
     def resize(self, cpus: int | None = None, memory: int | None = None, balloon: int | None = None) -> None:
         """Plug vCPUs or memory in or out: so many vCPUs, bytes of RAM, bytes in the balloon. Raises GuestError."""
         wanted = {"cpus": cpus, "memory": memory, "balloon": balloon}
-        self._request("resize", timeout=SLOW, **{key: value for key, value in wanted.items() if value is not None})
+        slow = SLOW + (memory or 0) / FILL_RATE
+        self._request("resize", timeout=slow, **{key: value for key, value in wanted.items() if value is not None})
 
     def resize_zone(self, zone: str, size: int) -> None:
         """Let a memory zone have `size` bytes. Raises GuestError."""

@@ -81,7 +81,9 @@ typedef void (*vmm_queue_fn)(void *opaque, vmm_queue *queue);
  * the driver; or VMM_REQUEST_*. Runs on the queue's loop, never twice at a time. */
 typedef int64_t (*vmm_request_fn)(void *opaque, vmm_queue *queue, struct vmm_chain *chain, struct iovec *iov);
 enum {
-  VMM_REQUEST_KEPT = -1,  /* the device gives it back later: queue_push() and queue_flush(), on the queue's loop */
+  /* The device gives it back later, on the queue's loop: queue_push() with a copy of `iov`, which is the next request's
+   * then (or NULL and 0 bytes), and queue_flush(). In stop() it pushes or unpops what it still keeps. */
+  VMM_REQUEST_KEPT = -1,
   VMM_REQUEST_LATER = -2, /* back into the queue, and no more of them until queue_again() or a kick */
 };
 

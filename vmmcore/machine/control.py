@@ -148,6 +148,8 @@ class Control:
 
         if filled is not None:
             filled.check()
+        elif machine.filling is not None:
+            raise VmmError("another resize is under way, whose memory is being populated (prefault=on)")
         cpus, memory, balloon = (_number(message, key) for key in ("cpus", "memory", "balloon"))
         balloons = [d for d in machine.devices.values() if hasattr(d, "resize_balloon")]
         if balloon is not None and not balloons:

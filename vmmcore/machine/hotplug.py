@@ -127,8 +127,6 @@ def check_memory(machine: Machine, wanted: int) -> None:
     """Raise VmmError unless the VM can have `wanted` bytes of RAM."""
     plan = machine.plan["memory"]
     hotplug = plan.get("hotplug")
-    if machine.filling is not None:
-        raise VmmError("memory: a resize is under way, whose memory is being populated (prefault=on)")
     if plan.get("zones"):
         raise VmmError("memory: this VM's memory is in zones; resize one of them (resize-zone)")
     if not hotplug:

@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 from vmm_testkit.baremetal import BareMetal
 
+from vmm_top import cli
+
 VMM = str(Path(sys.executable).parent / "vmm")
 
 
@@ -175,3 +177,25 @@ def test_a_guest_that_works(tmp_path: Path) -> None:
     finally:
         vm.terminate()
         vm.wait(60)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_comes_in_a_destructor() -> None:
+    class Dropped:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    class Vm:
+        looks = 0
+
+        def call(self, method: str, name: str) -> dict[str, Any]:
+            self.looks += 1
+            if self.looks == 5:
+                Dropped()  # Python cannot raise an exception there
+            return {}
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert len(list(cli._views(Vm(), 0.05, False))) == 2  # type: ignore[arg-type]
+    finally:
+        signal.signal(signal.SIGINT, before)

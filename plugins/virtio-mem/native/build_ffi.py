@@ -21,6 +21,7 @@ struct mem;
 struct mem *mem_new(const void *api, void *vm, const char *id, uint64_t token, uint64_t addr, uint64_t size,
                     uint64_t block, uint32_t flags, int *error);
 int mem_start(struct mem *mem, void *queue);
+void mem_reset(struct mem *mem);
 int mem_request(struct mem *mem, uint64_t bytes, uint64_t *usable);
 uint64_t mem_plugged(struct mem *mem);
 int mem_done(struct mem *mem);

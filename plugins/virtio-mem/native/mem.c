@@ -14,7 +14,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
-#include <unistd.h>
 
 #include "vmmcore.h"
 
@@ -33,7 +32,7 @@ struct mem {
   uint64_t addr, size, block, token;
   uint32_t flags;
   uint8_t *host;
-    uint64_t *requests, *refused, *plugs, *unplugs; /* counters */
+  uint64_t *requests, *refused, *plugs, *unplugs; /* counters */
   uint64_t fill_first, fill_n, filled; /* blocks of the request at the queue's head; its loop only */
 
   pthread_mutex_t lock;
@@ -133,7 +132,7 @@ static int serve(struct mem *m, const uint8_t *request, uint16_t *state) {
   return RESP_ACK;
 }
 
-/* What has been populated for a request that was not answered is given back. */
+/* What has been populated for a request that is not carried out is given back. */
 static void forget_filled(struct mem *m) {
   if (m->filled) discard(m, m->fill_first, m->filled);
   m->filled = m->fill_n = 0;
@@ -145,9 +144,10 @@ static void forget_filled(struct mem *m) {
 static int populate(struct mem *m, const uint8_t *request) {
 #ifdef MADV_POPULATE_WRITE
   uint64_t first, n, most = FILL_BYTES > m->block ? FILL_BYTES / m->block : 1;
-  if (!(m->flags & MEM_PREFAULT) || vmm_load(request, 2) != REQ_PLUG) return 1;
+  if (!(m->flags & MEM_PREFAULT)) return 1;
   pthread_mutex_lock(&m->lock);
-  bool plugs = blocks_of(m, request, &first, &n) && may_plug(m, first, n) == RESP_ACK;
+  bool plugs = vmm_load(request, 2) == REQ_PLUG && blocks_of(m, request, &first, &n) &&
+               may_plug(m, first, n) == RESP_ACK;
   pthread_mutex_unlock(&m->lock);
   if (!plugs) return forget_filled(m), 1;
   if (first != m->fill_first || n != m->fill_n) {
@@ -161,12 +161,11 @@ static int populate(struct mem *m, const uint8_t *request) {
     return forget_filled(m), -1;
   }
   m->filled += part;
-  if (m->filled < n) return 0;
-  m->filled = m->fill_n = 0;
+  return m->filled == n;
 #else
   (void)m, (void)request;
-#endif
   return 1;
+#endif
 }
 
 /* Copy `n` bytes between pieces of guest memory and `data`; less where the pieces end. */
@@ -206,6 +205,8 @@ static int64_t answer(void *opaque, vmm_queue *queue, struct vmm_chain *chain, s
   pthread_mutex_lock(&m->lock);
   uint64_t before = m->plugged, usable = m->usable;
   int type = there < 0 ? RESP_BUSY : serve(m, request, &state);
+  if (type == RESP_ACK) m->filled = m->fill_n = 0;
+  else forget_filled(m); /* less was wanted by the time that all of it was there */
   if (m->plugged != before || m->usable != usable) publish(m, queue, usable);
   bool tell = m->waiting && m->plugged == m->requested;
   if (tell) {
@@ -221,8 +222,11 @@ static int64_t answer(void *opaque, vmm_queue *queue, struct vmm_chain *chain, s
 }
 
 int mem_start(struct mem *m, void *queue) {
-  forget_filled(m); /* for a driver that is gone */
   return m->api->queue_serve(queue, answer, m);
+}
+
+void mem_reset(struct mem *m) {
+  forget_filled(m);
 }
 
 int mem_request(struct mem *m, uint64_t bytes, uint64_t *usable) {
@@ -283,6 +287,7 @@ struct mem *mem_new(const void *api, void *vm, const char *id, uint64_t token, u
 
 void mem_free(struct mem *m) {
   if (!m) return;
+  if (m->map) forget_filled(m);
   pthread_mutex_destroy(&m->lock);
   free(m->map);
   free(m);

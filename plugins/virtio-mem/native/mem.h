@@ -15,6 +15,8 @@ struct mem *mem_new(const void *api, void *vm, const char *id, uint64_t token, u
                     uint64_t block, uint32_t flags, int *error);
 /* Serve `queue` (a vmm_queue *) until the core ends its handler. 0 or -errno. */
 int mem_start(struct mem *mem, void *queue);
+/* The driver is gone, and with it the request that it made last. No handler runs. */
+void mem_reset(struct mem *mem);
 /* Ask for so many bytes of the region; *usable: how far it may be used now. -EINVAL: not possible. */
 int mem_request(struct mem *mem, uint64_t bytes, uint64_t *usable);
 /* Bytes that are plugged. */

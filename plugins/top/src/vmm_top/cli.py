@@ -27,17 +27,27 @@ def top(api_socket: str, interval: float, once: bool, as_json: bool) -> None:
 
     api_socket = api_socket.removeprefix("path=")
     views = _views(Client(api_socket, timeout=10.0), interval, once)
-    if as_json:
-        _print_json(views)
-    else:
-        _show(api_socket, views)
+    try:
+        if as_json:
+            _print_json(views)
+        else:
+            _show(api_socket, views)
+    except KeyboardInterrupt:
+        pass
 
 
 def _views(client: Client, interval: float, once: bool) -> Iterator[dict[str, Any]]:
-    """Look, and look again, until SIGINT. Raises UserError (nobody listens there), VmmError (there is no VM, or none
-    any more)."""
+    """Look, and look again, until Ctrl-C. Raises KeyboardInterrupt then, UserError (nobody listens there), VmmError
+    (there is no VM, or none any more)."""
     import signal
     import time
+
+    interrupted = False
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal interrupted
+        interrupted = True  # an exception is lost where Python cannot raise one: in a destructor
+        raise KeyboardInterrupt
 
     from .rates import Sample, between
 
@@ -45,10 +55,10 @@ def _views(client: Client, interval: float, once: bool) -> Iterator[dict[str, An
         state = str(client.call("GET", "vm.info").get("state", ""))
         return Sample(time.monotonic(), state, client.call("GET", "vm.counters"))
 
-    # Taken between two looks: an exception at any other place may be lost (in a destructor), or spoil the terminal.
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    signal.signal(signal.SIGINT, interrupt)
     before = look()
-    while not signal.sigtimedwait([signal.SIGINT], max(0.0, before.time + interval - time.monotonic())):
+    while not interrupted:
+        time.sleep(max(0.0, before.time + interval - time.monotonic()))
         after = look()
         yield between(before, after)
         if once:

@@ -59,6 +59,10 @@ class Mem(VirtioDevice):
 
             raise VmmError(f"{self.id}: cannot start: {os.strerror(-error)}")
 
+    def stop(self) -> None:
+        if self.state != "paused":
+            lib.mem_reset(self._mem)
+
     def event(self, arg: int) -> None:
         """The transport's events, and: the guest has come to the size that it was asked for."""
         super().event(arg)

@@ -8,7 +8,7 @@
 #include "fake_core.h"
 
 #define BASE (1ull << 32)
-enum { BLOCK = 1 << 21, SIZE = 100 * BLOCK, PLUG = 0, STATE = 3, ANSWER = 10, PREFAULT = 2 };
+enum { BLOCK = 1 << 21, SIZE = 100 * BLOCK, PLUG = 0, UNPLUG_ALL = 2, STATE = 3, ANSWER = 10, PREFAULT = 2 };
 static uint8_t *ram, request[24], response[ANSWER];
 
 static void *guest_mem(vmm_vm *vm, uint64_t gpa, uint64_t len) {
@@ -126,6 +126,40 @@ static void memory_is_populated_in_pieces(void) {
   end(m);
 }
 
+static void *ask_for_less(void *opaque) {
+  uint64_t usable;
+  while (blocks_there() <= 64) {} /* the last piece is on its way */
+  CHECK(!mem_request(opaque, 0, &usable));
+  return NULL;
+}
+
+/* It is plugged with all its memory, or it is not and has none. */
+static void less_is_wanted_before_all_of_it_is_there(void) {
+  struct mem *m = begin(PREFAULT);
+  uint64_t usable;
+  vmm_queue *q = queue_begin(0);
+  CHECK(!mem_start(m, q));
+  loops_run();
+  for (unsigned round = 0; round < 20; round++) {
+    pthread_t other;
+    CHECK(!mem_request(m, SIZE, &usable));
+    CHECK(!pthread_create(&other, NULL, ask_for_less, m));
+    vmm_store(request, 2, PLUG);
+    vmm_store(request + 16, 2, 80);
+    ask(q);
+    UNTIL(seen(q) == 2 * round + 1);
+    CHECK(!pthread_join(other, NULL));
+    CHECK(blocks_there() == mem_plugged(m) / BLOCK);
+    vmm_store(request, 2, UNPLUG_ALL);
+    ask(q);
+    UNTIL(seen(q) == 2 * round + 2);
+  }
+  loops_end();
+  queue_unhandle(q);
+  queue_end(q);
+  end(m);
+}
+
 static void what_was_populated_in_vain_is_given_back(void) {
   struct mem *m = begin(PREFAULT);
   uint64_t usable;
@@ -145,14 +179,28 @@ static void what_was_populated_in_vain_is_given_back(void) {
       CHECK(blocks_there() == 1 && mem_plugged(m) == BLOCK);
     }
     queue_unhandle(q);
+    if (!round) { /* a pause, and then a driver that goes */
+      CHECK(blocks_there() == 32);
+      mem_reset(m);
+    }
     queue_end(q);
   }
+  CHECK(blocks_there() == 1);
   end(m);
 }
 
+static void older_core_is_refused(void) {
+  struct vmm_api older = fake_api;
+  int error = 0;
+  older.minor = 3;
+  CHECK(!mem_new(&older, NULL, "mem0", 77, BASE, SIZE, BLOCK, 0, &error) && error == -ENOTSUP);
+}
+
 int main(void) {
+  older_core_is_refused();
   memory_is_populated_in_pieces();
   what_was_populated_in_vain_is_given_back();
+  less_is_wanted_before_all_of_it_is_there();
   requests_are_answered();
   stops_any_number_of_times();
   puts("ok");

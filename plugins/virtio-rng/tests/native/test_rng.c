@@ -230,7 +230,7 @@ static void stops_any_number_of_times(void) {
 static void older_core_is_refused(void) {
   core_begin();
   int error = 0;
-  fake_api.minor = 0;
+  fake_api.minor = 3;
   CHECK(!rng_new(&fake_api, NULL, "rng0", source("/dev/urandom"), unlimited, unlimited, &error));
   CHECK(error == -ENOTSUP);
   fake_api.minor = VMM_API_MINOR;
