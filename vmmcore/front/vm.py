@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SLOW = 600.0
 #: bytes of memory a second that the host finds at least (prefault=on)
 FILL_RATE = 16 << 20
+WEEK = 7 * 86400
 _STATES: dict[str, State] = {
     "created": "created",
     "booted": "running",
@@ -260,7 +261,7 @@ class Vm:
     def resize(self, cpus: int | None = None, memory: int | None = None, balloon: int | None = None) -> None:
         """Plug vCPUs or memory in or out: so many vCPUs, bytes of RAM, bytes in the balloon. Raises GuestError."""
         wanted = {"cpus": cpus, "memory": memory, "balloon": balloon}
-        slow = SLOW + (memory or 0) / FILL_RATE
+        slow = SLOW + min((memory or 0) // FILL_RATE, WEEK)
         self._request("resize", timeout=slow, **{key: value for key, value in wanted.items() if value is not None})
 
     def resize_zone(self, zone: str, size: int) -> None:
