@@ -82,7 +82,6 @@ TEST(serve_leaves_the_loop_to_others) {
     calls = s->calls;
     poll(NULL, 0, 1);
     EQ(s->calls, calls);
-    s->d->running = false;
     v_go(s->d);
   }
   s->refill = false;

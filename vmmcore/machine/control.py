@@ -136,15 +136,17 @@ class Control:
     def nmi(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> None:
         machine.nmi()
 
-    def resize(self, machine: Machine, message: dict[str, Any], fds: list[int]) -> dict[str, Any] | None:
-        """CPUs, bytes of memory, bytes of the balloon, as the message has them: all, or none where one is refused."""
-        return self._resize(machine, message, None)
+    def resize(
+        self, machine: Machine, message: dict[str, Any], fds: list[int], filled: Filling | None = None
+    ) -> dict[str, Any] | None:
+        """CPUs, bytes of memory, bytes of the balloon, as the message has them: all, or none where one is refused.
 
-    def _resize(self, machine: Machine, message: dict[str, Any], filled: Filling | None) -> dict[str, Any] | None:
+        Called again with what was `filled`, where memory had to be populated first.
+        """
         from . import hotplug
 
         def go_on(filled: Filling) -> None:
-            self._answer(message, lambda: self._resize(machine, message, filled))
+            self._answer(message, lambda: self.resize(machine, message, [], filled))
 
         if filled is not None:
             filled.check()

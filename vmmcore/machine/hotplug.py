@@ -161,7 +161,7 @@ class Filling:
         import _thread
         import posix
 
-        self.machine, self.size, self._done = machine, size, done
+        self.machine, self.gpa, self.size, self._done = machine, gpa, size, done
         self._error, self._cancelled = 0, False
         try:
             self._fd = posix.eventfd(0)
@@ -218,9 +218,9 @@ class Filling:
         if self._error:
             raise named_failure("madvise(MADV_POPULATE_WRITE)", -self._error)
 
-    def place(self, gpa: int, size: int) -> None:
+    def place(self) -> None:
         """Give it to the guest. Raises VmmError."""
-        self.machine.memory.place(self._slot, gpa, size)
+        self.machine.memory.place(self._slot, self.gpa, self.size)
         self._slot = ffi.NULL
 
 
@@ -260,7 +260,7 @@ def resize_memory(machine: Machine, wanted: int, filled: Filling | None = None) 
     if extra > present:
         gpa = hotplug["base"] + present
         if filled is not None:
-            filled.place(gpa, extra - present)
+            filled.place()
         else:
             machine.memory.add(gpa, extra - present, mem.flags_of(plan), plan.get("hugepage_size") or 0)
         for device in machine.devices.values():
